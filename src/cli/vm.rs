@@ -1,0 +1,195 @@
+//! `vm`: a program in a guest of its own.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use lexopt::{Arg, Parser};
+
+use crate::cli::exec::{self, Request};
+use crate::cli::image::Content;
+use crate::cli::{Command, Failure, number, text};
+use crate::mkinitramfs::Image;
+use crate::sys::signal;
+use crate::vm::kernel::{self, Accelerator};
+use crate::vm::{Error, Machine};
+
+/// How long a guest may take until its agent answers: thirty times what it takes under TCG on a slow machine.
+const BOOT: Duration = Duration::from_secs(60);
+
+pub const VM: Command = Command {
+    name: "vm",
+    summary: "run a program in a guest of its own, under QEMU",
+    help: "usage: lodger vm [OPTION...] -- PROGRAM [ARGUMENT...]
+
+Builds an initramfs, boots a kernel on it with this program as process 1, runs PROGRAM in it as
+`lodger exec` does, and powers the guest off.
+
+What is in the guest:
+  --kernel FILE        the kernel; else LODGER_KERNEL, else the one that
+                       initramfs/fetch-kernel.sh has fetched, else the newest in /boot
+  --modules DIR        its modules (default: lib/modules/RELEASE beside its boot folder)
+  --add HOST[:GUEST]   a file or tree, at the same path in the guest or at GUEST
+  --bin PROGRAM        a program of this machine, with the libraries it needs
+  --busybox            this machine's busybox, with all its applets
+  --memory MIB         (default 256)
+  --cpus N             (default 1)
+  --append WORDS       more words for the kernel's command line
+
+How PROGRAM runs:
+  -C DIR, -e K=V, -t, -n, --record F   as for `lodger exec`
+  --timeout S          end it all after S seconds, with exit status 124
+  --console FILE       write the guest's console there
+  --keep               leave the guest running, and print how to reach it; PROGRAM may be left out
+  -q                   do not say which kernel and accelerator are used
+
+The processor is KVM's where that really works, else QEMU's own (TCG). Environment: LODGER_QEMU
+is the QEMU to run (default qemu-system-x86_64).
+
+Exit status: PROGRAM's own, 128 + signal, 127 or 126 as for `lodger exec`; 125 when there is no
+guest, or it panicked or powered off by itself: the console's last lines tell then.
+",
+    run: vm,
+};
+
+/// What the options ask for.
+struct Options {
+    content: Content,
+    request: Request,
+    kernel: Option<PathBuf>,
+    modules: Option<PathBuf>,
+    memory_mib: u32,
+    cpus: u32,
+    append: String,
+    console: Option<PathBuf>,
+    timeout: Option<Duration>,
+    keep: bool,
+    quiet: bool,
+}
+
+fn read(mut parser: Parser) -> Result<Options, Failure> {
+    let mut options = Options {
+        content: Content::default(),
+        request: Request::default(),
+        kernel: None,
+        modules: None,
+        memory_mib: 256,
+        cpus: 1,
+        append: String::new(),
+        console: None,
+        timeout: None,
+        keep: false,
+        quiet: false,
+    };
+    let mut words = Vec::new();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Long("kernel") => options.kernel = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("modules") => options.modules = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("add") => options.content.added.push(parser.value()?),
+            Arg::Long("bin") => options.content.programs.push(parser.value()?),
+            Arg::Long("busybox") => options.content.busybox = true,
+            Arg::Long("memory") => options.memory_mib = number(parser.value()?, "--memory")?,
+            Arg::Long("cpus") => options.cpus = number(parser.value()?, "--cpus")?,
+            Arg::Long("append") => options.append = text(parser.value()?)?,
+            Arg::Long("console") => options.console = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("timeout") => options.timeout = Some(seconds(number(parser.value()?, "--timeout")?)?),
+            Arg::Long("keep") => options.keep = true,
+            Arg::Short('q') => options.quiet = true,
+            Arg::Short('C') => options.request.set_directory(parser.value()?),
+            Arg::Short('e') => options.request.add_variable(parser.value()?)?,
+            Arg::Short('t') => options.request.terminal = true,
+            Arg::Short('n') => options.request.no_input = true,
+            Arg::Long("record") => options.request.record = Some(PathBuf::from(parser.value()?)),
+            Arg::Value(first) => {
+                words.push(first);
+                words.extend(parser.raw_args()?);
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    if words.is_empty() && !options.keep {
+        return Err(Failure::new("a program is missing; see `lodger help vm`"));
+    }
+    options.request.set_words(words);
+    Ok(options)
+}
+
+fn seconds(number: f64) -> Result<Duration, Failure> {
+    let time = Duration::try_from_secs_f64(number).ok().filter(|time| !time.is_zero());
+    time.ok_or_else(|| Failure::new(format!("--timeout {number}: a time in seconds is wanted")))
+}
+
+fn vm(parser: Parser) -> Result<ExitCode, Failure> {
+    let options = read(parser)?;
+    let machine = Machine {
+        kernel: kernel::find(options.kernel.as_deref(), options.modules.as_deref())?,
+        accelerator: kernel::accelerator(),
+        memory_mib: options.memory_mib,
+        cpus: options.cpus,
+        console: options.console.clone(),
+        append: options.append.clone(),
+        keep: options.keep,
+    };
+    if !options.quiet {
+        let name = if machine.accelerator == Accelerator::Kvm { "KVM" } else { "TCG" };
+        say(&format!("kernel {}, {name}", machine.kernel.image.display()));
+    }
+    let mut image = Image::new();
+    options.content.put_into(&mut image)?;
+    let signals = exec::catch_signals()?;
+    run(&machine, image, options, &signals)
+}
+
+fn run(machine: &Machine, image: Image, options: Options, signals: &OwnedFd) -> Result<ExitCode, Failure> {
+    let start = Instant::now();
+    let guest = machine.start(image)?;
+    let patience = options.timeout.map_or(BOOT, |timeout| timeout.min(BOOT));
+    let mut connection = match guest.connect(patience, signals) {
+        Err(error @ Error::Silent { .. }) if options.timeout == Some(patience) => {
+            return Err(Failure::with_code(exec::TIMED_OUT, error.to_string()));
+        }
+        connection => connection?,
+    };
+    let mut request = options.request;
+    request.deadline = options.timeout.map(|timeout| start + timeout);
+    let mut result = Ok(ExitCode::SUCCESS);
+    if !request.exec.path.is_empty() {
+        let outcome = exec::run_on(&mut connection, &guest.address(), request, signals)?;
+        // A connection that broke off may have done so because the guest did.
+        result = match outcome {
+            Err(error) => match guest.explain(error) {
+                Error::Client(error) => Err(Failure::from(error)),
+                error => return Err(error.into()),
+            },
+            Ok(outcome) => exec::finish(outcome),
+        };
+    }
+    if options.keep {
+        say(&format!("the guest stays, as process {}; reach it by --to {}", guest.pid(), guest.address()));
+        say(&format!("end it by: lodger exec --to {} /bin/lodger poweroff", guest.address()));
+        connection.close();
+        guest.keep();
+    } else {
+        guest.power_off(connection, signals);
+    }
+    result
+}
+
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "lodger vm: {text}");
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Failure {
+        match error {
+            Error::Client(error) => error.into(),
+            Error::Interrupted(number) => {
+                Failure::with_code(128 + number as u8, format!("ended by {}", signal::name(number)))
+            }
+            error => Failure::new(error.to_string()),
+        }
+    }
+}

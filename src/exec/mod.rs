@@ -1,0 +1,358 @@
+//! One program: its start, its numbered streams, its end.
+
+pub mod environment;
+pub mod path;
+pub mod user;
+
+use std::cell::Cell;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use crate::sys::fd::{self, PollSet};
+use crate::sys::file::c_string;
+use crate::sys::process::{self, Child, Group, Identity, Launch, StartError, Status, Step};
+use crate::sys::tty::{self, Window};
+use crate::sys::{errno, signal};
+
+/// Highest number of an extra descriptor: the usual soft limit of open files is 1,024, so a higher one could not be made anyway.
+pub const DESCRIPTOR_MAX: u32 = 1023;
+
+/// Extra descriptors of one program. Each costs the agent two descriptors of its own.
+pub const EXTRA_MAX: usize = 64;
+
+/// How long a program may take to end after SIGHUP before it gets SIGKILL: long enough to write a file, short enough for a test run.
+pub const HANG_UP_GRACE: Duration = Duration::from_secs(2);
+
+/// What to run.
+#[derive(Debug, Default)]
+pub struct Program {
+    /// With a slash it is used as it is, else searched in the agent's PATH.
+    pub path: Vec<u8>,
+    /// Behind the program's own name.
+    pub arguments: Vec<Vec<u8>>,
+    /// `None`: the agent's.
+    pub env: Option<Vec<Vec<u8>>>,
+    /// Empty: the agent's.
+    pub cwd: Vec<u8>,
+    /// Numbers of descriptors that are connected to streams besides 0, 1 and 2.
+    pub extra: Vec<u32>,
+    /// Runs on a terminal of this size in place of three pipes.
+    pub terminal: Option<Window>,
+    /// Without streams, and out of our hands as soon as it runs.
+    pub detached: bool,
+    pub identity: Option<Identity>,
+    pub umask: Option<u32>,
+    /// Sent to the program when the thread that starts it ends: only for a process with one thread.
+    pub death_signal: Option<i32>,
+}
+
+/// Why a program does not run.
+#[derive(Debug)]
+pub enum NotStarted {
+    /// No program is named.
+    Nameless,
+    /// The name has no slash and is in no directory of PATH.
+    NotOnPath(Vec<u8>),
+    /// An extra descriptor below 3, above `DESCRIPTOR_MAX` or named twice, or more than `EXTRA_MAX`.
+    Descriptor(String),
+    /// A user or group that nobody knows, an environment filter that is no pattern, or another request that makes no sense.
+    Refused(String),
+    System {
+        path: Vec<u8>,
+        cwd: Vec<u8>,
+        step: Step,
+        error: io::Error,
+    },
+}
+
+impl NotStarted {
+    /// The error number that says it best.
+    pub fn errno(&self) -> i32 {
+        match self {
+            NotStarted::Nameless | NotStarted::NotOnPath(_) => crate::sys::file::ENOENT,
+            NotStarted::Descriptor(_) | NotStarted::Refused(_) => crate::sys::file::EINVAL,
+            NotStarted::System { error, .. } => error.raw_os_error().unwrap_or(crate::sys::file::EIO),
+        }
+    }
+
+    /// Whether it is the program file that cannot be executed, rather than what was asked around it.
+    pub fn is_about_the_program(&self) -> bool {
+        match self {
+            NotStarted::Nameless | NotStarted::NotOnPath(_) => true,
+            NotStarted::System { step, .. } => *step == Step::Program,
+            _ => false,
+        }
+    }
+
+    /// One line that names the object.
+    pub fn text(&self) -> String {
+        match self {
+            NotStarted::Nameless => "no program is named".to_owned(),
+            NotStarted::NotOnPath(name) => format!("{}: not found on the guest's PATH", String::from_utf8_lossy(name)),
+            NotStarted::Descriptor(text) | NotStarted::Refused(text) => text.clone(),
+            NotStarted::System { path, cwd, step, error } => {
+                let why = errno::describe(error);
+                let path = String::from_utf8_lossy(path);
+                match step {
+                    Step::Process => format!("start a process: {why}"),
+                    Step::Terminal => format!("open a terminal for {path}: {why}"),
+                    Step::Descriptors => format!("set up descriptors for {path}: {why}"),
+                    Step::Identity => format!("change user for {path}: {why}"),
+                    Step::Directory => format!("change to directory {}: {why}", String::from_utf8_lossy(cwd)),
+                    Step::Program => format!("execute {path}: {why}"),
+                }
+            }
+        }
+    }
+}
+
+/// One stream of a program. An extra descriptor has both directions.
+#[derive(Debug)]
+pub struct Channel {
+    pub number: u32,
+    /// The program's output; does not block.
+    pub rd: Option<OwnedFd>,
+    /// The program's input; does not block.
+    pub wr: Option<OwnedFd>,
+}
+
+/// A program that was started, until it is dropped: then its zombie is buried, and killed before if it is none yet.
+#[derive(Debug)]
+pub struct Session {
+    child: Child,
+    terminal: Option<OwnedFd>,
+    detached: bool,
+    /// The end, once it has been seen: its zombie is ours, so it stays true.
+    end: Cell<Option<Status>>,
+}
+
+/// Ends of all the streams: ours, and the program's with the numbers they get there.
+#[derive(Default)]
+struct Streams {
+    ours: Vec<Channel>,
+    theirs: Vec<(i32, OwnedFd)>,
+    terminal: Option<OwnedFd>,
+}
+
+/// Starts a program in a process group of its own (in a session of its own on a terminal).
+pub fn start(program: &Program) -> Result<(Session, Vec<Channel>), NotStarted> {
+    check_descriptors(&program.extra)?;
+    let path = path::resolve(&program.path)?;
+    let system = |step, error| NotStarted::System { path: path.clone(), cwd: program.cwd.clone(), step, error };
+    let setup = |error| system(Step::Descriptors, error);
+    let streams = match program.terminal {
+        Some(window) => on_terminal(window).map_err(|error| system(Step::Terminal, error))?,
+        None if program.detached => without_streams().map_err(setup)?,
+        None => on_pipes(&program.extra).map_err(setup)?,
+    };
+    let strings = |list: &[Vec<u8>]| list.iter().map(|text| c_string(os(text))).collect::<io::Result<Vec<_>>>();
+    let invalid = |error| system(Step::Program, error);
+    let name = c_string(os(&path)).map_err(invalid)?;
+    let mut argv = vec![c_string(os(&program.path)).map_err(invalid)?];
+    argv.extend(strings(&program.arguments).map_err(invalid)?);
+    let env = program.env.as_deref().map(strings).transpose().map_err(invalid)?;
+    let cwd = c_string(os(&program.cwd)).map_err(invalid)?;
+    let descriptors: Vec<_> = streams.theirs.iter().map(|(number, fd)| (*number, fd.as_fd())).collect();
+    let launch = Launch {
+        program: &name,
+        argv: &argv,
+        env: env.as_deref(),
+        cwd: (!program.cwd.is_empty()).then_some(cwd.as_c_str()),
+        descriptors: &descriptors,
+        group: match (program.terminal, program.detached) {
+            (Some(_), _) => Group::Terminal,
+            (None, true) => Group::Session,
+            (None, false) => Group::Own,
+        },
+        identity: program.identity.as_ref(),
+        umask: program.umask,
+        detached: program.detached,
+        death_signal: program.death_signal,
+    };
+    let child = process::start(&launch).map_err(|StartError { step, error }| system(step, error))?;
+    Ok((Session { child, terminal: streams.terminal, detached: program.detached, end: Cell::new(None) }, streams.ours))
+}
+
+fn os(bytes: &[u8]) -> &std::ffi::OsStr {
+    std::os::unix::ffi::OsStrExt::from_bytes(bytes)
+}
+
+fn check_descriptors(extra: &[u32]) -> Result<(), NotStarted> {
+    if extra.len() > EXTRA_MAX {
+        let count = extra.len();
+        return Err(NotStarted::Descriptor(format!("{count} extra descriptors are over the limit of {EXTRA_MAX}")));
+    }
+    for (index, number) in extra.iter().enumerate() {
+        let why = match *number {
+            0..=2 => "is standard input, output or error",
+            DESCRIPTOR_MAX.. if *number > DESCRIPTOR_MAX => "is over the limit of 1023",
+            _ if extra[..index].contains(number) => "is named twice",
+            _ => continue,
+        };
+        return Err(NotStarted::Descriptor(format!("extra descriptor {number} {why}")));
+    }
+    Ok(())
+}
+
+fn on_pipes(extra: &[u32]) -> io::Result<Streams> {
+    let mut streams = Streams::default();
+    let (input, wr) = fd::pipe()?;
+    streams.theirs.push((0, input));
+    streams.ours.push(Channel { number: 0, rd: None, wr: Some(wr) });
+    for number in [1, 2] {
+        let (rd, output) = fd::pipe()?;
+        streams.theirs.push((number, output));
+        streams.ours.push(Channel { number: number as u32, rd: Some(rd), wr: None });
+    }
+    for number in extra {
+        let (ours, theirs) = fd::socket_pair()?;
+        streams.theirs.push((*number as i32, theirs));
+        let wr = ours.try_clone()?;
+        streams.ours.push(Channel { number: *number, rd: Some(ours), wr: Some(wr) });
+    }
+    for fd in streams.ours.iter().flat_map(|channel| [&channel.rd, &channel.wr]).flatten() {
+        fd::never_block(fd.as_fd())?;
+    }
+    Ok(streams)
+}
+
+fn on_terminal(window: Window) -> io::Result<Streams> {
+    let (master, slave) = tty::open_pair()?;
+    tty::set_window(master.as_fd(), window)?;
+    fd::set_nonblocking(master.as_fd(), true)?;
+    let theirs = vec![(0, slave.try_clone()?), (1, slave.try_clone()?), (2, slave)];
+    let ours = vec![
+        Channel { number: 0, rd: None, wr: Some(master.try_clone()?) },
+        Channel { number: 1, rd: Some(master.try_clone()?), wr: None },
+    ];
+    Ok(Streams { ours, theirs, terminal: Some(master) })
+}
+
+fn without_streams() -> io::Result<Streams> {
+    let null = OwnedFd::from(fs::File::options().read(true).write(true).open("/dev/null")?);
+    let theirs = vec![(0, null.try_clone()?), (1, null.try_clone()?), (2, null)];
+    Ok(Streams { theirs, ..Streams::default() })
+}
+
+impl Session {
+    pub fn pid(&self) -> i32 {
+        self.child.pid
+    }
+
+    /// Lets the program live on when the session is dropped. Its end will be somebody else's to see.
+    pub fn release(&mut self) {
+        self.detached = true;
+    }
+
+    /// Readable when the program has ended. `None` on kernels before 5.2: ask `ended` from time to time.
+    pub fn end_watch(&self) -> Option<BorrowedFd<'_>> {
+        self.child.pidfd.as_ref().map(AsFd::as_fd)
+    }
+
+    /// How the program ended, or `None` while it runs. Its number stays taken until the session is dropped.
+    pub fn ended(&self) -> Option<Status> {
+        // An error means that somebody else has buried our child; nothing about it can be learned any more.
+        let look = || process::ended(self.child.pid).unwrap_or(Some(Status::Exited(255)));
+        self.end.set(self.end.get().or_else(look));
+        self.end.get()
+    }
+
+    /// Sends a signal to the program's process group. ESRCH when the program has ended; EINVAL for what is no signal.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        process::signal_group(self.child.pid, signal)
+    }
+
+    /// Tells the program's terminal its size. Without a terminal nothing happens.
+    pub fn resize(&self, window: Window) -> io::Result<()> {
+        self.terminal.as_ref().map_or(Ok(()), |terminal| tty::set_window(terminal.as_fd(), window))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.detached {
+            return;
+        }
+        if self.ended().is_none() {
+            let _ = self.signal(signal::SIGKILL);
+        }
+        let _ = process::bury(self.child.pid);
+    }
+}
+
+/// Runs a program to its end without input, and gives what it writes to its standard output, cut after `limit` bytes.
+///
+/// # Errors
+/// Of the start, of pipe(2) and read(2).
+pub fn output_of(program: &Program, limit: usize) -> io::Result<Vec<u8>> {
+    let started = start(program).map_err(|why| io::Error::from_raw_os_error(why.errno()))?;
+    let (_session, mut channels) = started;
+    // Its input ends at once, and what it says on its error output goes nowhere.
+    channels.retain(|channel| channel.number != 0);
+    let mut output = Vec::new();
+    let Some(rd) = channels.iter().find(|channel| channel.number == 1).and_then(|channel| channel.rd.as_ref()) else {
+        return Ok(output);
+    };
+    while output.len() < limit {
+        fd::wait_for(rd.as_fd(), fd::READ, None)?;
+        let left = limit - output.len();
+        match fd::read_append(rd.as_fd(), &mut output, left) {
+            Ok(0) => break,
+            // A signal ended the wait.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => {
+                read?;
+            }
+        }
+    }
+    Ok(output)
+}
+
+/// Ends programs whose client has gone, together with all in their process groups: SIGHUP (and SIGCONT, for stopped ones), and SIGKILL to
+/// what is left after `HANG_UP_GRACE`. Returns when nothing is left. The caller has closed the streams.
+pub fn hang_up(sessions: Vec<Session>) {
+    let deadline = Instant::now() + HANG_UP_GRACE;
+    for session in &sessions {
+        let _ = session.signal(signal::SIGHUP);
+        let _ = session.signal(signal::SIGCONT);
+    }
+    let mut set = PollSet::default();
+    while sessions.iter().any(|session| session.ended().is_none()) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break;
+        }
+        set.clear();
+        let running = || sessions.iter().filter(|session| session.ended().is_none());
+        for fd in running().filter_map(Session::end_watch) {
+            set.watch(fd, fd::READ);
+        }
+        let blind = running().any(|session| session.end_watch().is_none());
+        let _ = set.wait(Some(if blind { left.min(BLIND_POLL) } else { left }));
+    }
+    // The leaders' zombies keep their groups' numbers from being given to strangers meanwhile.
+    if sessions.iter().any(|session| group_lives(session.pid())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let _ = PollSet::default().wait(Some(left));
+        for session in &sessions {
+            let _ = session.signal(signal::SIGKILL);
+        }
+    }
+}
+
+/// How often to look at a program that no descriptor tells of.
+pub const BLIND_POLL: Duration = Duration::from_millis(10);
+
+/// Whether anybody but zombies is in the process group. Without /proc the answer is yes.
+fn group_lives(group: i32) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    processes.flatten().any(|entry| {
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        // pid (name) state ppid pgrp: the name may hold anything, a parenthesis too.
+        let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
+        let state = fields.next();
+        state != Some("Z") && state != Some("X") && fields.nth(1).and_then(|text| text.parse().ok()) == Some(group)
+    })
+}

@@ -1,0 +1,71 @@
+//! Lodger: guest agent, process 1 and host client in one.
+//!
+//! A **stream** is two descriptors. A **transport** makes streams. A **protocol** is a function that is given a stream and its first bytes, and
+//! runs until it ends. **Services** (programs, files) are plain Rust and know no protocol. The **engine** is the one poll loop, for the
+//! protocols that stream. **Process 1** is another process of the same binary, so that nothing that happens to the agent can take the
+//! machine down.
+//!
+//! In reading order; a module names only modules above it (`tests/layering.rs` has the table):
+//!
+//! | module | what |
+//! | --- | --- |
+//! | [`sys`] | every system call, and all of the `unsafe` |
+//! | [`wire`] | the messages of both directions, as CBOR |
+//! | [`cpio`] | archives that a kernel unpacks |
+//! | [`version`] | what this program is |
+//! | [`stream`] | two descriptors, and the buffers on both sides of them |
+//! | [`exec`] | one program: its start, its numbered streams, its end |
+//! | [`files`] | file operations, and the open files of a connection |
+//! | [`transport`] | addresses; listening and connecting |
+//! | [`engine`] | many programs on one stream |
+//! | [`proto`] | bytes to calls of services, one protocol a file |
+//! | [`server`] | listeners, and a thread for each connection |
+//! | [`client`] | the host's side of a connection |
+//! | [`mkinitramfs`] | which files go into an archive |
+//! | [`init`] | process 1 |
+//! | [`vm`] | guests under QEMU |
+//! | [`cli`] | the commands |
+//!
+//! # Example
+//! An agent of one's own on a socket pair, and a program run through it:
+//!
+//! ```
+//! use std::os::fd::AsFd;
+//!
+//! use lodger::client::Connection;
+//! use lodger::proto::{self, Circumstances, Opening};
+//! use lodger::stream::Stream;
+//!
+//! let (ours, theirs) = Stream::pair()?;
+//! // Readable when the agent shall end; here nobody ever writes into the other end.
+//! let (stop, _never) = lodger::sys::fd::pipe()?;
+//! let agent = std::thread::spawn(move || {
+//!     proto::serve(theirs, &Circumstances { pinned: None, opening: Opening::Peer, stop: stop.as_fd() })
+//! });
+//! let mut connection = Connection::open(ours);
+//! let output = connection.output(["sh", "-c", "echo hello; exit 3"])?;
+//! assert_eq!((output.code, output.stdout.as_slice()), (3, &b"hello\n"[..]));
+//! assert!(connection.stat(b"/")?.is_directory());
+//! connection.close();
+//! agent.join().expect("the agent does not panic")?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#![deny(unsafe_code)]
+
+pub mod cli;
+pub mod client;
+pub mod cpio;
+pub mod engine;
+pub mod exec;
+pub mod files;
+pub mod init;
+pub mod mkinitramfs;
+pub mod proto;
+pub mod server;
+pub mod stream;
+pub mod sys;
+pub mod transport;
+pub mod version;
+pub mod vm;
+pub mod wire;

@@ -1,0 +1,93 @@
+//! The protocols, one a file, and the rule that tells them apart: the first byte of a connection.
+
+pub mod cbor;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use crate::engine::Ended;
+use crate::stream::Stream;
+use crate::sys::fd::{self, PollSet};
+
+/// One protocol: bytes of a stream to calls of services.
+pub struct Protocol {
+    /// For `,proto=NAME` in an address.
+    pub name: &'static str,
+    /// Whether a connection that begins with this byte speaks it. No byte may begin two protocols.
+    pub begins_with: fn(u8) -> bool,
+    serve: fn(Stream, &[u8], &Circumstances) -> io::Result<Ended>,
+}
+
+/// Who speaks first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// The peer, as on everything that has connections.
+    Peer,
+    /// The agent, so that a peer that waits at the other end of a bare line learns that somebody is there.
+    Agent,
+}
+
+/// Bytes of a connection that are read before its protocol is known: one is enough, and most first messages are whole in these.
+const HEAD_BYTES: usize = 512;
+
+/// How a connection came about.
+pub struct Circumstances<'a> {
+    /// The protocol that the address names; `None`: the first byte chooses.
+    pub pinned: Option<&'static Protocol>,
+    pub opening: Opening,
+    /// Readable once the agent shall end, and the connection with it.
+    pub stop: BorrowedFd<'a>,
+}
+
+/// All of them. What no protocol claims goes to the first, which says so in its own words.
+pub const PROTOCOLS: [Protocol; 1] =
+    [Protocol { name: "agentproto", begins_with: crate::wire::starts_frame, serve: cbor::serve }];
+
+/// The protocol of that name.
+pub fn by_name(name: &str) -> Option<&'static Protocol> {
+    PROTOCOLS.iter().find(|protocol| protocol.name == name)
+}
+
+/// Serves one connection to its end, with the pinned protocol or with the one that its first byte chooses.
+///
+/// # Errors
+/// Those of the stream itself.
+pub fn serve(stream: Stream, circumstances: &Circumstances) -> io::Result<Ended> {
+    if let Some(protocol) = circumstances.pinned {
+        return (protocol.serve)(stream, &[], circumstances);
+    }
+    let mut set = PollSet::default();
+    set.watch(circumstances.stop, fd::READ);
+    set.watch(stream.input(), fd::READ);
+    while !set.ready(1).readable {
+        set.wait(None)?;
+        if set.ready(0).readable {
+            return Ok(Ended::Regular);
+        }
+    }
+    let mut buffer = [0; HEAD_BYTES];
+    let count = fd::read(stream.input(), &mut buffer)?;
+    let head = &buffer[..count];
+    let claimed = PROTOCOLS.iter().find(|protocol| head.first().is_some_and(|byte| (protocol.begins_with)(*byte)));
+    (claimed.unwrap_or(&PROTOCOLS[0]).serve)(stream, head, circumstances)
+}
+
+/// Tells a peer in one message why it is not served.
+pub fn refuse(stream: &Stream, why: &str) {
+    // The only protocol whose clients read an error before they have said a word.
+    let _ = fd::write(stream.output(), &cbor::refusal(why));
+    let _ = fd::shutdown_write(stream.output());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_begins_two_protocols() {
+        for byte in 0..=u8::MAX {
+            let claims = PROTOCOLS.iter().filter(|protocol| (protocol.begins_with)(byte)).count();
+            assert!(claims <= 1, "{byte:#x} begins {claims} protocols");
+        }
+    }
+}

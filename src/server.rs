@@ -1,0 +1,265 @@
+//! The agent: listeners, one thread a connection, and the limit of connections.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::engine::Ended;
+use crate::exec::{HANG_UP_GRACE, user};
+use crate::proto::{self, Circumstances, Opening, Protocol};
+use crate::stream::Stream;
+use crate::sys::fd::{self, PollSet};
+use crate::sys::{errno, process, signal};
+use crate::transport::{self, Addr, Carrier, Listener};
+
+/// Connections served at once. Each costs a thread, two descriptors and what its programs cost; the usual limit of 1,024 descriptors leaves
+/// three more to each.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// Bytes of stack of a connection's thread. The deepest path, decoding nested items up to their limit, takes about a tenth of it.
+const STACK_BYTES: usize = 256 << 10;
+
+/// How long to leave waiting connections alone when the system has no descriptor or thread for them.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Exit status of an agent on stdin and stdout whose peer named no job: upstream's.
+const NO_JOB: u8 = 127;
+
+/// Why the agent cannot serve.
+#[derive(Debug)]
+pub enum Error {
+    /// An address that cannot be listened on, or two that exclude each other.
+    Address(String),
+    Listen {
+        addr: String,
+        error: io::Error,
+    },
+    System(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Error::Address(text) => f.write_str(text),
+            Error::Listen { addr, error } => write!(f, "listen on {addr}: {}", errno::describe(error)),
+            Error::System(error) => write!(f, "serve: {}", errno::describe(error)),
+        }
+    }
+}
+
+/// What the threads of an agent share: the limit, and the wish to end.
+struct Shared {
+    /// Readable once the agent shall end; nobody ever reads it.
+    stop: OwnedFd,
+    connections: Mutex<usize>,
+    fewer: Condvar,
+}
+
+/// A place among the connections, until it is dropped.
+struct Place(Arc<Shared>);
+
+impl Shared {
+    fn count(&self) -> std::sync::MutexGuard<'_, usize> {
+        // A thread that panicked has still counted right.
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn stopped(&self) -> bool {
+        fd::wait_for(self.stop.as_fd(), fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable)
+    }
+}
+
+impl Place {
+    fn take(shared: &Arc<Shared>) -> Option<Place> {
+        let mut count = shared.count();
+        (*count < CONNECTIONS_MAX).then(|| {
+            *count += 1;
+            Place(Arc::clone(shared))
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.count() -= 1;
+        self.0.fewer.notify_all();
+    }
+}
+
+/// Serves the addresses until SIGTERM or SIGINT, then ends the programs of all connections in an orderly way. `stdio:` serves its one
+/// connection and ends with it.
+///
+/// # Errors
+/// Before anything is served: addresses that make no sense or cannot be listened on.
+pub fn run(addrs: &[Addr]) -> Result<ExitCode, Error> {
+    // Old kernels lack the one, a strict sandbox may forbid the other; both only make the agent better.
+    let _ = fd::close_on_exec_from_3();
+    let _ = process::raise_descriptor_limit();
+    let stop = signal::into_pipe(&[signal::SIGTERM, signal::SIGINT]).map_err(Error::System)?;
+    let shared = Arc::new(Shared { stop, connections: Mutex::new(0), fewer: Condvar::new() });
+    if let Some(stdio) = addrs.iter().find(|addr| addr.carrier == Carrier::Stdio) {
+        if addrs.len() > 1 {
+            return Err(Error::Address("stdio: serves one connection and goes with no other address".into()));
+        }
+        return serve_stdio(&shared, protocol(stdio)?);
+    }
+    let (mut listeners, mut ports) = (Vec::new(), Vec::new());
+    for addr in addrs {
+        let pinned = protocol(addr)?;
+        match &addr.carrier {
+            Carrier::Unix { path, mode, group } => {
+                let failed = |error| Error::Listen { addr: addr.to_string(), error };
+                let group = group.as_deref().map(|group| user::look_up(&format!(":{group}"))).transpose();
+                let group = group.map_err(|text| Error::Address(format!("address {addr}: {text}")))?;
+                let listener = Listener::open(path, *mode, group.map(|found| found.gid)).map_err(failed)?;
+                log::info!("listening on {addr}");
+                listeners.push((listener, pinned));
+            }
+            Carrier::Port { path } => ports.push((path, pinned)),
+            Carrier::Stdio | Carrier::Local => {
+                return Err(Error::Address(format!("address {addr}: can only be connected to")));
+            }
+        }
+    }
+    // Their threads come last: opening a socket changes the umask of the whole process for a moment.
+    for (path, pinned) in ports {
+        start_port(&shared, path, pinned).map_err(Error::System)?;
+    }
+    accept_all(&shared, &listeners).map_err(Error::System)?;
+    drop(listeners);
+    wait_for_connections(&shared);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn protocol(addr: &Addr) -> Result<Option<&'static Protocol>, Error> {
+    let Some(name) = &addr.protocol else { return Ok(None) };
+    let unknown = || Error::Address(format!("address {addr}: unknown protocol {name}"));
+    proto::by_name(name).map(Some).ok_or_else(unknown)
+}
+
+fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Result<ExitCode, Error> {
+    let stream = transport::stdio().map_err(Error::System)?;
+    // The descriptors may be a terminal's or a shell's, who would be surprised by the engine's non-blocking mode later.
+    let before = [stream.input(), stream.output()];
+    let before = before.map(|fd| fd.try_clone_to_owned().ok().zip(fd::is_nonblocking(fd).ok()));
+    let ended = proto::serve(stream, &Circumstances { pinned, opening: Opening::Peer, stop: shared.stop.as_fd() });
+    for (fd, nonblocking) in before.iter().flatten() {
+        let _ = fd::set_nonblocking(fd.as_fd(), *nonblocking);
+    }
+    match ended.map_err(Error::System)? {
+        Ended::Regular => Ok(ExitCode::SUCCESS),
+        Ended::Unused => Ok(ExitCode::from(NO_JOB)),
+        Ended::Broken(why) => {
+            log::warn!("stdio: {why}");
+            Ok(ExitCode::from(NO_JOB))
+        }
+    }
+}
+
+/// Accepts until the agent shall stop.
+fn accept_all(shared: &Arc<Shared>, listeners: &[(Listener, Option<&'static Protocol>)]) -> io::Result<()> {
+    let mut set = PollSet::default();
+    loop {
+        set.clear();
+        set.watch(shared.stop.as_fd(), fd::READ);
+        for (listener, _) in listeners {
+            set.watch(listener.watch().as_fd(), fd::READ);
+        }
+        set.wait(None)?;
+        if set.ready(0).readable {
+            return Ok(());
+        }
+        for (index, (listener, pinned)) in listeners.iter().enumerate() {
+            if set.ready(index + 1).readable {
+                accept(shared, listener, *pinned);
+            }
+        }
+    }
+}
+
+fn accept(shared: &Arc<Shared>, listener: &Listener, pinned: Option<&'static Protocol>) {
+    let stream = match listener.accept() {
+        Ok(stream) => stream,
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => return,
+        Err(error) => {
+            // The connection stays in the queue; without the pause poll would offer it again at once, for ever.
+            log::error!("accept: {}", errno::describe(&error));
+            let _ = fd::wait_for(shared.stop.as_fd(), fd::READ, Some(EXHAUSTED_PAUSE));
+            return;
+        }
+    };
+    let Some(place) = Place::take(shared) else {
+        let why = format!("more connections than the limit of {CONNECTIONS_MAX}");
+        log::warn!("refused a connection: {why}");
+        return proto::refuse(&stream, &why);
+    };
+    let serve = move || {
+        let circumstances = Circumstances { pinned, opening: Opening::Peer, stop: place.0.stop.as_fd() };
+        report(proto::serve(stream, &circumstances));
+    };
+    if let Err(error) = thread::Builder::new().stack_size(STACK_BYTES).spawn(serve) {
+        log::error!("start a thread: {}", errno::describe(&error));
+        let _ = fd::wait_for(shared.stop.as_fd(), fd::READ, Some(EXHAUSTED_PAUSE));
+    }
+}
+
+/// A connection's end is one line of the log, if it is worth one.
+fn report(ended: io::Result<Ended>) {
+    match ended {
+        Ok(Ended::Regular) => {}
+        // Somebody looked whether an agent is there.
+        Ok(Ended::Unused) => log::debug!("a connection was closed before it was used"),
+        Ok(Ended::Broken(why)) => log::warn!("connection ended: {why}"),
+        Err(error) => log::warn!("connection ended: {}", errno::describe(&error)),
+    }
+}
+
+/// Serves a bare line, one peer after the other, in a thread of its own. A line that is not there yet, or goes, is tried again.
+fn start_port(shared: &Arc<Shared>, path: &Path, pinned: Option<&'static Protocol>) -> io::Result<()> {
+    let place = Place::take(shared).ok_or(io::ErrorKind::QuotaExceeded)?;
+    let path = path.to_owned();
+    let serve = move || {
+        let stop = place.0.stop.as_fd();
+        let mut complained = None;
+        while !place.0.stopped() {
+            let opened = Instant::now();
+            match serve_port(&path, pinned, stop) {
+                Ok(()) => complained = None,
+                Err(error) => {
+                    let text = errno::describe(&error);
+                    if complained.as_ref() != Some(&text) {
+                        log::warn!("port:{}: {text}", path.display());
+                        complained = Some(text);
+                    }
+                }
+            }
+            // A line that ends as soon as it is opened (no device behind it, or a file in its place) must not cost the processor.
+            let left = EXHAUSTED_PAUSE.saturating_sub(opened.elapsed());
+            if !left.is_zero() {
+                let _ = fd::wait_for(stop, fd::READ, Some(left));
+            }
+        }
+    };
+    thread::Builder::new().stack_size(STACK_BYTES).spawn(serve).map(drop)
+}
+
+fn serve_port(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<()> {
+    let line: Stream = transport::open_port(path)?;
+    if transport::wait_for_peer(&line, stop)? {
+        // Noise must not choose a protocol on a line that has no connections.
+        let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
+        report(Ok(proto::serve(line, &Circumstances { pinned, opening: Opening::Agent, stop })?));
+    }
+    Ok(())
+}
+
+/// Waits until the connections, which see the stop themselves, have ended their programs.
+fn wait_for_connections(shared: &Shared) {
+    let patience = HANG_UP_GRACE + Duration::from_secs(1);
+    let _ = shared.fewer.wait_timeout_while(shared.count(), patience, |count| *count > 0);
+}

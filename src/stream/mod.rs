@@ -1,0 +1,69 @@
+//! A stream is two descriptors: one to read from, one to write to.
+
+pub mod inbox;
+pub mod outbox;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::sys::fd;
+
+/// Bytes of a socket's send buffer: a chunk of 256 KiB and the next one. Most systems allow less than half of it; the kernel doubles that.
+const SEND_BUFFER: usize = 512 << 10;
+
+/// Both directions of one connection.
+#[derive(Debug)]
+pub struct Stream {
+    rd: OwnedFd,
+    /// `None`: the same open file as `rd`.
+    wr: Option<OwnedFd>,
+}
+
+impl Stream {
+    /// A stream over one line, or a socket.
+    pub fn over(socket: impl Into<OwnedFd>) -> Stream {
+        Stream { rd: socket.into(), wr: None }
+    }
+
+    /// The same, over a socket whose buffer is made to hold a whole chunk, so that bulk data goes in one write(2) and comes in one read(2).
+    pub fn over_socket(socket: impl Into<OwnedFd>) -> Stream {
+        let stream = Stream::over(socket);
+        // Refused for what is no socket after all; then it stays as it is.
+        let _ = fd::set_send_buffer(stream.output(), SEND_BUFFER);
+        stream
+    }
+
+    /// A stream over two pipes, or what else has one direction each.
+    pub fn over_two(rd: OwnedFd, wr: OwnedFd) -> Stream {
+        Stream { rd, wr: Some(wr) }
+    }
+
+    /// Two connected streams.
+    pub fn pair() -> io::Result<(Stream, Stream)> {
+        let (a, b) = fd::socket_pair()?;
+        Ok((Stream::over(a), Stream::over(b)))
+    }
+
+    /// What to read from.
+    pub fn input(&self) -> BorrowedFd<'_> {
+        self.rd.as_fd()
+    }
+
+    /// What to write to.
+    pub fn output(&self) -> BorrowedFd<'_> {
+        self.wr.as_ref().unwrap_or(&self.rd).as_fd()
+    }
+
+    /// Whether both directions are one open file. Then it must stand in a poll set only once, with the events of both: when a virtio port
+    /// stands there twice, bytes that come between the looks at the first and the second entry are taken off the queue by the second,
+    /// which did not ask for them; the interrupt finds nothing left to report, and poll(2) sleeps on.
+    pub fn is_one(&self) -> bool {
+        self.wr.is_none()
+    }
+
+    /// Sets O_NONBLOCK on both directions. Everybody who shares the open files sees it.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        fd::set_nonblocking(self.input(), nonblocking)?;
+        if self.is_one() { Ok(()) } else { fd::set_nonblocking(self.output(), nonblocking) }
+    }
+}

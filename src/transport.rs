@@ -1,0 +1,249 @@
+//! Addresses, and how they become streams.
+//!
+//! | address | listen | connect |
+//! | --- | --- | --- |
+//! | `unix:PATH[,mode=0600][,group=NAME]` | a unix socket | the same |
+//! | `port:PATH` | a bare line: a virtio port, or a serial line that nothing else is written to | the same, or the unix socket of a QEMU chardev |
+//! | `stdio:` | the process's own stdin and stdout | – |
+//! | `local:` | – | an agent of its own for this one connection |
+//!
+//! `,proto=NAME` behind any of them pins the protocol. A bare line has no connections: who opens it is the client, and one at a time.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::stream::Stream;
+use crate::sys::fd;
+use crate::sys::file::{self, O_NOCTTY, O_NONBLOCK, O_RDWR};
+use crate::sys::process::{self, Group, Launch};
+use crate::sys::tty;
+
+/// Where the agent listens when nobody says where, and where the client looks for it.
+pub const DEFAULT: &str = "unix:/run/lodger.sock";
+
+/// Permissions of a listening socket when the address gives none: whoever may connect may run programs as the agent's user.
+const SOCKET_MODE: u32 = 0o600;
+
+/// How often to look whether somebody is at the other end of a line that cannot tell: a virtio port whose host is away reads as ended, and
+/// poll(2) says the same of it at once.
+const PORT_RETRY: Duration = Duration::from_millis(100);
+
+/// An address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addr {
+    pub carrier: Carrier,
+    /// Name of the protocol, where the first byte must not choose.
+    pub protocol: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    Unix { path: PathBuf, mode: u32, group: Option<String> },
+    Port { path: PathBuf },
+    Stdio,
+    Local,
+}
+
+/// Why a text is no address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BadAddr(String);
+
+impl fmt::Display for BadAddr {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for Addr {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match &self.carrier {
+            Carrier::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Carrier::Port { path } => write!(f, "port:{}", path.display()),
+            Carrier::Stdio => f.write_str("stdio:"),
+            Carrier::Local => f.write_str("local:"),
+        }
+    }
+}
+
+impl FromStr for Addr {
+    type Err = BadAddr;
+
+    fn from_str(text: &str) -> Result<Addr, BadAddr> {
+        let bad = |why: &str| BadAddr(format!("address \"{text}\": {why}"));
+        let Some((scheme, rest)) = text.split_once(':') else {
+            return Err(bad("a scheme is missing (unix:PATH, port:PATH, stdio: or local:)"));
+        };
+        let mut parts = rest.split(',');
+        let path = parts.next().unwrap_or_default();
+        let (mut mode, mut group, mut protocol) = (SOCKET_MODE, None, None);
+        for part in parts {
+            match part.split_once('=') {
+                Some(("mode", octal)) if scheme == "unix" => {
+                    let value = u32::from_str_radix(octal, 8).ok().filter(|mode| *mode <= 0o777);
+                    mode = value.ok_or_else(|| bad("mode is no octal number up to 777"))?;
+                }
+                Some(("group", name)) if scheme == "unix" => group = Some(name.to_owned()),
+                Some(("proto", name)) => protocol = Some(name.to_owned()),
+                _ => return Err(bad(&format!("unknown option {part}"))),
+            }
+        }
+        let with_path = || if path.is_empty() { Err(bad("a path is missing")) } else { Ok(PathBuf::from(path)) };
+        let carrier = match scheme {
+            "unix" => Carrier::Unix { path: with_path()?, mode, group },
+            "port" => Carrier::Port { path: with_path()? },
+            "stdio" | "local" if !path.is_empty() => return Err(bad("nothing may stand behind the colon")),
+            "stdio" => Carrier::Stdio,
+            "local" => Carrier::Local,
+            _ => return Err(bad("unknown scheme (unix:PATH, port:PATH, stdio: and local: are known)")),
+        };
+        Ok(Addr { carrier, protocol })
+    }
+}
+
+/// A unix socket that connections come to. Its file is removed when this is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at a path. A socket that a dead agent left there is replaced; a live one is `AddrInUse`.
+    pub fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener> {
+        let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+        if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            fs::remove_file(path)?;
+        }
+        // No moment in which the file can be opened by more people than it should.
+        let before = file::set_umask(0o177);
+        let socket = UnixListener::bind(path);
+        file::set_umask(before);
+        let listener = Listener { socket: socket?, path: path.to_owned() };
+        std::os::unix::fs::chown(path, None, group)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        listener.socket.set_nonblocking(true)?;
+        Ok(listener)
+    }
+
+    /// Readable when a connection waits.
+    pub fn watch(&self) -> impl AsFd {
+        &self.socket
+    }
+
+    /// The next connection; `WouldBlock` when there is none.
+    pub fn accept(&self) -> io::Result<Stream> {
+        let (socket, _) = self.socket.accept()?;
+        Ok(Stream::over_socket(socket))
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Opens a bare line: raw and without modem lines if it is a terminal. A path that is a unix socket (QEMU's end of a line) is connected to.
+pub fn open_port(path: &Path) -> io::Result<Stream> {
+    if fs::metadata(path)?.file_type().is_socket() {
+        return Ok(Stream::over_socket(UnixStream::connect(path)?));
+    }
+    // Never blocking: a blocking write beside a poll of the same virtio port can stall for ever (a lost wake-up in the kernel).
+    let line = file::open(path, O_RDWR | O_NOCTTY | O_NONBLOCK, 0)?;
+    if let Ok(settings) = tty::settings(line.as_fd()) {
+        tty::apply(line.as_fd(), &settings.raw().without_modem_lines())?;
+    }
+    Ok(Stream::over(line))
+}
+
+/// Waits until somebody is at the other end of the line, or until `stop` can be read. `false`: it could.
+pub fn wait_for_peer(line: &Stream, stop: impl AsFd) -> io::Result<bool> {
+    loop {
+        let ready = fd::wait_for(line.output(), fd::WRITE, Some(Duration::ZERO))?;
+        if !ready.hung_up {
+            return Ok(true);
+        }
+        if fd::wait_for(stop.as_fd(), fd::READ, Some(PORT_RETRY))?.readable {
+            return Ok(false);
+        }
+    }
+}
+
+/// The process's own stdin and stdout.
+pub fn stdio() -> io::Result<Stream> {
+    Ok(Stream::over_two(io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?))
+}
+
+/// Connects to an agent.
+///
+/// # Errors
+/// `NotFound` and `ConnectionRefused` when nobody listens; `Unsupported` for an address that can only be listened on.
+pub fn connect(addr: &Addr) -> io::Result<Stream> {
+    match &addr.carrier {
+        Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),
+        Carrier::Port { path } => open_port(path),
+        Carrier::Local => start_local(),
+        Carrier::Stdio => Err(io::Error::new(io::ErrorKind::Unsupported, "stdio: can only be listened on")),
+    }
+}
+
+/// Starts this program again as an agent on one end of a socket pair, in a session of its own, so that the terminal's signals, which are for
+/// the client to forward, do not reach it. It ends with the connection, and nobody waits for it: its zombie goes when this process does.
+fn start_local() -> io::Result<Stream> {
+    let (ours, theirs) = fd::socket_pair()?;
+    let argv = [c"lodger", c"serve", c"--listen", c"stdio:"].map(CStr::to_owned);
+    let stderr = io::stderr();
+    let launch = Launch {
+        program: c"/proc/self/exe",
+        argv: &argv,
+        env: None,
+        cwd: None,
+        descriptors: &[(0, theirs.as_fd()), (1, theirs.as_fd()), (2, stderr.as_fd())],
+        group: Group::Session,
+        identity: None,
+        umask: None,
+        detached: false,
+        death_signal: None,
+    };
+    process::start(&launch).map_err(|failed| failed.error)?;
+    Ok(Stream::over_socket(ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_printed() {
+        let addr: Addr = "unix:/run/a.sock,mode=0660,group=kvm,proto=agentproto".parse().expect("an address");
+        let carrier = Carrier::Unix { path: "/run/a.sock".into(), mode: 0o660, group: Some("kvm".into()) };
+        assert_eq!(addr, Addr { carrier, protocol: Some("agentproto".into()) });
+        assert_eq!(addr.to_string(), "unix:/run/a.sock");
+        for text in ["port:/dev/ttyS1", "stdio:", "local:", DEFAULT] {
+            assert_eq!(text.parse::<Addr>().expect("an address").to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_is_refused_with_its_reason() {
+        for (text, why) in [
+            ("/run/a.sock", "scheme is missing"),
+            ("unix:", "path is missing"),
+            ("tcp:1", "unknown scheme"),
+            ("unix:/a,mode=999", "octal"),
+            ("port:/a,mode=600", "unknown option"),
+            ("stdio:x", "nothing may stand"),
+        ] {
+            let error = text.parse::<Addr>().expect_err("no address").to_string();
+            assert!(error.contains(text) && error.contains(why), "{error}");
+        }
+    }
+}
