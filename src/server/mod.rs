@@ -1,21 +1,22 @@
 //! The agent: listeners, one thread a connection, and the limit of connections.
 
+mod port;
+
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::engine::Ended;
 use crate::exec::{HANG_UP_GRACE, user};
 use crate::proto::{self, Circumstances, Opening, Protocol};
-use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::{errno, process, signal};
-use crate::transport::{self, Addr, Carrier, Listener};
+use crate::transport::unix::Listener;
+use crate::transport::{self, Addr, Carrier};
 
 /// Connections served at once. Each costs a thread, two descriptors and what its programs cost; the usual limit of 1,024 descriptors leaves
 /// three more to each.
@@ -128,7 +129,7 @@ pub fn run(addrs: &[Addr]) -> Result<ExitCode, Error> {
     }
     // Their threads come last: opening a socket changes the umask of the whole process for a moment.
     for (path, pinned) in ports {
-        start_port(&shared, path, pinned).map_err(Error::System)?;
+        port::start(&shared, path, pinned).map_err(Error::System)?;
     }
     accept_all(&shared, &listeners).map_err(Error::System)?;
     drop(listeners);
@@ -217,45 +218,6 @@ fn report(ended: io::Result<Ended>) {
         Ok(Ended::Broken(why)) => log::warn!("connection ended: {why}"),
         Err(error) => log::warn!("connection ended: {}", errno::describe(&error)),
     }
-}
-
-/// Serves a bare line, one peer after the other, in a thread of its own. A line that is not there yet, or goes, is tried again.
-fn start_port(shared: &Arc<Shared>, path: &Path, pinned: Option<&'static Protocol>) -> io::Result<()> {
-    let place = Place::take(shared).ok_or(io::ErrorKind::QuotaExceeded)?;
-    let path = path.to_owned();
-    let serve = move || {
-        let stop = place.0.stop.as_fd();
-        let mut complained = None;
-        while !place.0.stopped() {
-            let opened = Instant::now();
-            match serve_port(&path, pinned, stop) {
-                Ok(()) => complained = None,
-                Err(error) => {
-                    let text = errno::describe(&error);
-                    if complained.as_ref() != Some(&text) {
-                        log::warn!("port:{}: {text}", path.display());
-                        complained = Some(text);
-                    }
-                }
-            }
-            // A line that ends as soon as it is opened (no device behind it, or a file in its place) must not cost the processor.
-            let left = EXHAUSTED_PAUSE.saturating_sub(opened.elapsed());
-            if !left.is_zero() {
-                let _ = fd::wait_for(stop, fd::READ, Some(left));
-            }
-        }
-    };
-    thread::Builder::new().stack_size(STACK_BYTES).spawn(serve).map(drop)
-}
-
-fn serve_port(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<()> {
-    let line: Stream = transport::open_port(path)?;
-    if transport::wait_for_peer(&line, stop)? {
-        // Noise must not choose a protocol on a line that has no connections.
-        let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
-        report(Ok(proto::serve(line, &Circumstances { pinned, opening: Opening::Agent, stop })?));
-    }
-    Ok(())
 }
 
 /// Waits until the connections, which see the stop themselves, have ended their programs.

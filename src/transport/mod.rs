@@ -9,32 +9,24 @@
 //!
 //! `,proto=NAME` behind any of them pins the protocol. A bare line has no connections: who opens it is the client, and one at a time.
 
-use std::ffi::CStr;
+mod local;
+pub mod port;
+pub mod unix;
+
 use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use crate::stream::Stream;
-use crate::sys::fd;
-use crate::sys::file::{self, O_NOCTTY, O_NONBLOCK, O_RDWR};
-use crate::sys::process::{self, Group, Launch};
-use crate::sys::tty;
 
 /// Where the agent listens when nobody says where, and where the client looks for it.
 pub const DEFAULT: &str = "unix:/run/lodger.sock";
 
 /// Permissions of a listening socket when the address gives none: whoever may connect may run programs as the agent's user.
 const SOCKET_MODE: u32 = 0o600;
-
-/// How often to look whether somebody is at the other end of a line that cannot tell: a virtio port whose host is away reads as ended, and
-/// poll(2) says the same of it at once.
-const PORT_RETRY: Duration = Duration::from_millis(100);
 
 /// An address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,75 +100,6 @@ impl FromStr for Addr {
     }
 }
 
-/// A unix socket that connections come to. Its file is removed when this is dropped.
-#[derive(Debug)]
-pub struct Listener {
-    socket: UnixListener,
-    path: PathBuf,
-}
-
-impl Listener {
-    /// Listens at a path. A socket that a dead agent left there is replaced; a live one is `AddrInUse`.
-    pub fn open(path: &Path, mode: u32, group: Option<u32>) -> io::Result<Listener> {
-        let is_socket = fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
-        if is_socket && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
-            fs::remove_file(path)?;
-        }
-        // No moment in which the file can be opened by more people than it should.
-        let before = file::set_umask(0o177);
-        let socket = UnixListener::bind(path);
-        file::set_umask(before);
-        let listener = Listener { socket: socket?, path: path.to_owned() };
-        std::os::unix::fs::chown(path, None, group)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        listener.socket.set_nonblocking(true)?;
-        Ok(listener)
-    }
-
-    /// Readable when a connection waits.
-    pub fn watch(&self) -> impl AsFd {
-        &self.socket
-    }
-
-    /// The next connection; `WouldBlock` when there is none.
-    pub fn accept(&self) -> io::Result<Stream> {
-        let (socket, _) = self.socket.accept()?;
-        Ok(Stream::over_socket(socket))
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Opens a bare line: raw and without modem lines if it is a terminal. A path that is a unix socket (QEMU's end of a line) is connected to.
-pub fn open_port(path: &Path) -> io::Result<Stream> {
-    if fs::metadata(path)?.file_type().is_socket() {
-        return Ok(Stream::over_socket(UnixStream::connect(path)?));
-    }
-    // Never blocking: a blocking write beside a poll of the same virtio port can stall for ever (a lost wake-up in the kernel).
-    let line = file::open(path, O_RDWR | O_NOCTTY | O_NONBLOCK, 0)?;
-    if let Ok(settings) = tty::settings(line.as_fd()) {
-        tty::apply(line.as_fd(), &settings.raw().without_modem_lines())?;
-    }
-    Ok(Stream::over(line))
-}
-
-/// Waits until somebody is at the other end of the line, or until `stop` can be read. `false`: it could.
-pub fn wait_for_peer(line: &Stream, stop: impl AsFd) -> io::Result<bool> {
-    loop {
-        let ready = fd::wait_for(line.output(), fd::WRITE, Some(Duration::ZERO))?;
-        if !ready.hung_up {
-            return Ok(true);
-        }
-        if fd::wait_for(stop.as_fd(), fd::READ, Some(PORT_RETRY))?.readable {
-            return Ok(false);
-        }
-    }
-}
-
 /// The process's own stdin and stdout.
 pub fn stdio() -> io::Result<Stream> {
     Ok(Stream::over_two(io::stdin().as_fd().try_clone_to_owned()?, io::stdout().as_fd().try_clone_to_owned()?))
@@ -189,32 +112,10 @@ pub fn stdio() -> io::Result<Stream> {
 pub fn connect(addr: &Addr) -> io::Result<Stream> {
     match &addr.carrier {
         Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),
-        Carrier::Port { path } => open_port(path),
-        Carrier::Local => start_local(),
+        Carrier::Port { path } => port::open(path),
+        Carrier::Local => local::start(),
         Carrier::Stdio => Err(io::Error::new(io::ErrorKind::Unsupported, "stdio: can only be listened on")),
     }
-}
-
-/// Starts this program again as an agent on one end of a socket pair, in a session of its own, so that the terminal's signals, which are for
-/// the client to forward, do not reach it. It ends with the connection, and nobody waits for it: its zombie goes when this process does.
-fn start_local() -> io::Result<Stream> {
-    let (ours, theirs) = fd::socket_pair()?;
-    let argv = [c"lodger", c"serve", c"--listen", c"stdio:"].map(CStr::to_owned);
-    let stderr = io::stderr();
-    let launch = Launch {
-        program: c"/proc/self/exe",
-        argv: &argv,
-        env: None,
-        cwd: None,
-        descriptors: &[(0, theirs.as_fd()), (1, theirs.as_fd()), (2, stderr.as_fd())],
-        group: Group::Session,
-        identity: None,
-        umask: None,
-        detached: false,
-        death_signal: None,
-    };
-    process::start(&launch).map_err(|failed| failed.error)?;
-    Ok(Stream::over_socket(ours))
 }
 
 #[cfg(test)]
