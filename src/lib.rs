@@ -56,10 +56,12 @@
 pub mod cli;
 pub mod client;
 pub mod cpio;
+pub mod crc;
 pub mod engine;
 pub mod exec;
 pub mod files;
 pub mod init;
+pub mod link;
 pub mod mkinitramfs;
 pub mod proto;
 pub mod server;
