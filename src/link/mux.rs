@@ -110,8 +110,9 @@ pub struct Mux {
     /// Channels that the peer does not know to be gone.
     resets: VecDeque<(u16, Reason)>,
     last: u16,
-    /// Whose turn it is.
+    /// Whose turn it is, and how many bytes it has had of it.
     turn: usize,
+    spent: usize,
 }
 
 impl Mux {
@@ -199,20 +200,25 @@ impl Mux {
         None
     }
 
-    /// The next thing to tell the peer, in turn: its kind and channel, and its payload of at most `room` bytes.
-    pub fn next(&mut self, room: usize, payload: &mut Vec<u8>) -> Option<(u8, u16)> {
+    /// The next thing to tell the peer: its kind and channel, and its payload of at most `room` bytes. A channel's turn ends behind `quantum`
+    /// bytes, or when it has nothing to say.
+    pub fn next(&mut self, room: usize, quantum: usize, payload: &mut Vec<u8>) -> Option<(u8, u16)> {
         if let Some((id, reason)) = self.resets.pop_front() {
             payload.push(reason as u8);
             return Some((kind::RESET, id));
         }
-        for _ in 0..self.channels.len() {
-            self.turn = (self.turn + 1) % self.channels.len();
-            let channel = &mut self.channels[self.turn];
-            if channel.torn.is_none()
+        // Once more than there are channels: the first may be the one whose turn is over.
+        for _ in 0..=self.channels.len() {
+            if let Some(channel) = self.channels.get_mut(self.turn)
+                && channel.torn.is_none()
+                && self.spent < quantum
                 && let Some(kind) = channel.next(room, payload)
             {
+                self.spent += payload.len();
                 return Some((kind, channel.id));
             }
+            self.turn = (self.turn + 1) % self.channels.len().max(1);
+            self.spent = 0;
         }
         None
     }

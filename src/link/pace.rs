@@ -13,6 +13,10 @@ const QUEUE: Duration = Duration::from_millis(30);
 /// Longest time that one frame may take of the line, for the same reason.
 const FRAME_TIME: Duration = Duration::from_millis(30);
 
+/// How long one channel may have the line to itself while others wait, and how many bytes that may be.
+const TURN: Duration = Duration::from_millis(1);
+const TURN_MAX: usize = 16 << 10;
+
 /// Bytes under way before anything is known of the line.
 const FIRST_WINDOW: usize = 2048;
 
@@ -82,6 +86,12 @@ impl Pace {
         let in_time = bytes_in(self.rate, FRAME_TIME);
         let in_time = if self.rate == 0 { FIRST_PAYLOAD } else { in_time.max(LEAST_PAYLOAD) };
         self.payload.min(in_time).min(self.payload_max)
+    }
+
+    /// Bytes that one of several channels may send before it is the next one's turn: what the line carries in no time to speak of, because
+    /// each change costs the other end a system call.
+    pub fn quantum(&self) -> usize {
+        bytes_in(self.rate, TURN).clamp(1, TURN_MAX)
     }
 
     /// Bytes on the wire that may be under way. `frame`: those of one frame.

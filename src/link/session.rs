@@ -400,7 +400,7 @@ impl Link {
     fn next_message(&mut self) -> Option<(u8, u16, Vec<u8>)> {
         let room = self.sender.room()?;
         let mut payload = Vec::new();
-        let (kind, channel) = self.mux.next(room, &mut payload)?;
+        let (kind, channel) = self.mux.next(room, self.sender.pace().quantum(), &mut payload)?;
         Some((kind, channel, payload))
     }
 
