@@ -12,8 +12,10 @@
 //! | [`sys`] | every system call, and all of the `unsafe` |
 //! | [`wire`] | the messages of both directions, as CBOR |
 //! | [`cpio`] | archives that a kernel unpacks |
+//! | [`crc`] | the sum that frames and archives are checked with |
 //! | [`version`] | what this program is |
 //! | [`stream`] | two descriptors, and the buffers on both sides of them |
+//! | [`link`] | many streams over one serial line that loses nothing |
 //! | [`exec`] | one program: its start, its numbered streams, its end |
 //! | [`files`] | file operations, and the open files of a connection |
 //! | [`transport`] | addresses; listening and connecting |
@@ -56,10 +58,12 @@
 pub mod cli;
 pub mod client;
 pub mod cpio;
+pub mod crc;
 pub mod engine;
 pub mod exec;
 pub mod files;
 pub mod init;
+pub mod link;
 pub mod mkinitramfs;
 pub mod proto;
 pub mod server;

@@ -8,21 +8,25 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 18] = [
+const TABLE: [(&str, u32, &[&str]); 20] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
+    // The sum that frames on a line and gzip files have in common.
+    ("crc", 0, &[]),
     // Constants of the build.
     ("version", 0, &[]),
     ("stream", 1, &["sys"]),
+    ("link", 2, &["crc", "stream", "sys"]),
     ("exec", 2, &["sys"]),
     ("files", 2, &["sys"]),
-    ("transport", 3, &["stream", "sys"]),
+    ("transport", 3, &["link", "stream", "sys"]),
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
     ("proto", 4, &["engine", "exec", "files", "stream", "sys", "version", "wire"]),
-    // `engine`, `exec`: how a connection ended, and how long its programs may still take. `stream`, `sys`: it accepts.
-    ("server", 5, &["engine", "exec", "proto", "stream", "sys", "transport"]),
+    // `engine`, `exec`: how a connection ended, and how long its programs may still take. `stream`, `sys`: it accepts. `link`: what is
+    // accepted on a line comes from there.
+    ("server", 5, &["engine", "exec", "link", "proto", "stream", "sys", "transport"]),
     // `version`: it tells the agent what it is.
     ("client", 5, &["stream", "sys", "version", "wire"]),
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.

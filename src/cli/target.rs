@@ -56,6 +56,11 @@ impl Target {
             };
             Failure::new(format!("connect to {addr}: {}{hint}", errno::describe(&error)))
         })?;
+        if matches!(addr.carrier, Carrier::Serial { .. }) {
+            let mut connection = Connection::open(stream);
+            connection.greet(LINE_PATIENCE)?;
+            return Ok(connection);
+        }
         if !matches!(addr.carrier, Carrier::Port { .. }) {
             return Ok(Connection::open(stream));
         }

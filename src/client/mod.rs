@@ -47,6 +47,8 @@ pub enum Error {
     Local { what: String, error: io::Error },
     /// Nothing came in time.
     Silent(Duration),
+    /// The same, or a lost connection, as whoever carries the connection explains it.
+    Explained(String),
 }
 
 impl fmt::Display for Error {
@@ -60,6 +62,7 @@ impl fmt::Display for Error {
             Error::Protocol(text) => write!(f, "not understood: {text}; is that a lodger agent?"),
             Error::Remote { text, .. } | Error::NotStarted { text, .. } => f.write_str(text),
             Error::Local { what, error } => write!(f, "{what}: {}", errno::describe(error)),
+            Error::Explained(text) => f.write_str(text),
             Error::Silent(time) => write!(f, "no agent answered within {:.1} s", time.as_secs_f32()),
         }
     }
@@ -210,7 +213,7 @@ impl Connection {
             // A signal ends the wait too; only the clock says that it was in vain.
             let happened = self.exchange(Some(deadline.saturating_duration_since(Instant::now())))?;
             if !happened && Instant::now() >= deadline {
-                return Err(Error::Silent(patience));
+                return Err(self.explained(Error::Silent(patience)));
             }
         }
         self.agent.clone().ok_or(Error::Silent(patience))
@@ -325,11 +328,16 @@ impl Connection {
     fn fill(&mut self) -> Result<(), Error> {
         self.drop_used();
         match self.inbox.fill(self.stream.input(), self.scanner.0.known_length()) {
-            Ok(0) => Err(Error::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(0) => Err(self.explained(Error::Lost(io::ErrorKind::UnexpectedEof.into()))),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(Error::Lost(error)),
         }
+    }
+
+    /// The error in the words of whoever knows more of the connection.
+    fn explained(&self, error: Error) -> Error {
+        self.stream.explanation().map_or(error, Error::Explained)
     }
 
     /// Takes leave. On a line that cannot be closed this is what ends the session there.
@@ -341,6 +349,14 @@ impl Connection {
             let left = deadline.saturating_duration_since(Instant::now());
             let room = fd::wait_for(self.stream.output(), fd::WRITE, Some(left));
             if left.is_zero() || !room.is_ok_and(|ready| ready.writable) {
+                return;
+            }
+        }
+        // What carries the stream goes with this process; the agent closes the connection when it has heard us.
+        while self.stream.is_carried() && !deadline.saturating_duration_since(Instant::now()).is_zero() {
+            self.inbox = Inbox::default();
+            (self.used, self.front) = (0, None);
+            if self.exchange(Some(deadline.saturating_duration_since(Instant::now()))).is_err() {
                 return;
             }
         }

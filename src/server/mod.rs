@@ -13,6 +13,7 @@ use std::time::Duration;
 use crate::engine::Ended;
 use crate::exec::{HANG_UP_GRACE, user};
 use crate::proto::{self, Circumstances, Opening, Protocol};
+use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::{errno, process, signal};
 use crate::transport::unix::Listener;
@@ -121,15 +122,16 @@ pub fn run(addrs: &[Addr]) -> Result<ExitCode, Error> {
                 log::info!("listening on {addr}");
                 listeners.push((listener, pinned));
             }
-            Carrier::Port { path } => ports.push((path, pinned)),
+            Carrier::Port { path } => ports.push((path, None, pinned)),
+            Carrier::Serial { path, settings } => ports.push((path, Some(*settings), pinned)),
             Carrier::Stdio | Carrier::Local => {
                 return Err(Error::Address(format!("address {addr}: can only be connected to")));
             }
         }
     }
     // Their threads come last: opening a socket changes the umask of the whole process for a moment.
-    for (path, pinned) in ports {
-        port::start(&shared, path, pinned).map_err(Error::System)?;
+    for (path, link, pinned) in ports {
+        port::start(&shared, path, link, pinned).map_err(Error::System)?;
     }
     accept_all(&shared, &listeners).map_err(Error::System)?;
     drop(listeners);
@@ -194,19 +196,28 @@ fn accept(shared: &Arc<Shared>, listener: &Listener, pinned: Option<&'static Pro
             return;
         }
     };
+    if let Err(error) = start(shared, stream, pinned) {
+        log::error!("start a thread: {}", errno::describe(&error));
+        let _ = fd::wait_for(shared.stop.as_fd(), fd::READ, Some(EXHAUSTED_PAUSE));
+    }
+}
+
+/// Serves a connection in a thread of its own; where there is no place for it, it is told so.
+///
+/// # Errors
+/// No thread could be started. The connection is closed.
+fn start(shared: &Arc<Shared>, stream: Stream, pinned: Option<&'static Protocol>) -> io::Result<()> {
     let Some(place) = Place::take(shared) else {
         let why = format!("more connections than the limit of {CONNECTIONS_MAX}");
         log::warn!("refused a connection: {why}");
-        return proto::refuse(&stream, &why);
+        proto::refuse(&stream, &why);
+        return Ok(());
     };
     let serve = move || {
         let circumstances = Circumstances { pinned, opening: Opening::Peer, stop: place.0.stop.as_fd() };
         report(proto::serve(stream, &circumstances));
     };
-    if let Err(error) = thread::Builder::new().stack_size(STACK_BYTES).spawn(serve) {
-        log::error!("start a thread: {}", errno::describe(&error));
-        let _ = fd::wait_for(shared.stop.as_fd(), fd::READ, Some(EXHAUSTED_PAUSE));
-    }
+    thread::Builder::new().stack_size(STACK_BYTES).spawn(serve).map(drop)
 }
 
 /// A connection's end is one line of the log, if it is worth one.

@@ -3,8 +3,10 @@
 pub mod inbox;
 pub mod outbox;
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use crate::sys::fd;
 
@@ -17,12 +19,29 @@ pub struct Stream {
     rd: OwnedFd,
     /// `None`: the same open file as `rd`.
     wr: Option<OwnedFd>,
+    witness: Option<Witness>,
+}
+
+/// Who can tell why a stream is silent or has ended, because it carries it and sees more of what is below.
+#[derive(Clone)]
+pub struct Witness(Arc<dyn Fn() -> Option<String> + Send + Sync>);
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("Witness")
+    }
+}
+
+impl Witness {
+    pub fn new(tell: impl Fn() -> Option<String> + Send + Sync + 'static) -> Witness {
+        Witness(Arc::new(tell))
+    }
 }
 
 impl Stream {
     /// A stream over one line, or a socket.
     pub fn over(socket: impl Into<OwnedFd>) -> Stream {
-        Stream { rd: socket.into(), wr: None }
+        Stream { rd: socket.into(), wr: None, witness: None }
     }
 
     /// The same, over a socket whose buffer is made to hold a whole chunk, so that bulk data goes in one write(2) and comes in one read(2).
@@ -35,7 +54,22 @@ impl Stream {
 
     /// A stream over two pipes, or what else has one direction each.
     pub fn over_two(rd: OwnedFd, wr: OwnedFd) -> Stream {
-        Stream { rd, wr: Some(wr) }
+        Stream { rd, wr: Some(wr), witness: None }
+    }
+
+    /// The same stream, with somebody to ask. What is written to it is still under way for a while.
+    pub fn with_witness(self, witness: Witness) -> Stream {
+        Stream { witness: Some(witness), ..self }
+    }
+
+    /// Why the stream is silent, or has ended, as far as anybody knows.
+    pub fn explanation(&self) -> Option<String> {
+        self.witness.as_ref().and_then(|witness| (witness.0)())
+    }
+
+    /// Whether somebody in this process carries the stream, whose work ends with the process: before that the peer should have closed it.
+    pub fn is_carried(&self) -> bool {
+        self.witness.is_some()
     }
 
     /// Two connected streams.

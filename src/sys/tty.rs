@@ -79,4 +79,52 @@ impl Settings {
         settings.0.c_cflag &= !libc::HUPCL;
         settings
     }
+
+    /// cfsetspeed(3): the same speed in both directions.
+    pub fn with_speed(&self, speed: Speed) -> Settings {
+        let mut settings = self.clone();
+        // SAFETY: changes the members of a valid structure; every `Speed` is one of the constants that the call knows.
+        unsafe { libc::cfsetspeed(&mut settings.0, speed.0) };
+        settings
+    }
+
+    /// CRTSCTS set: flow control by modem lines.
+    pub fn with_rts_cts(&self) -> Settings {
+        let mut settings = self.clone();
+        settings.0.c_cflag |= libc::CRTSCTS;
+        settings
+    }
+}
+
+/// The speed of a UART.
+#[derive(Clone, Copy, Debug)]
+pub struct Speed(libc::speed_t);
+
+/// So many bits a second, if terminals have that speed.
+pub fn speed(bits_per_second: u32) -> Option<Speed> {
+    let constant = match bits_per_second {
+        1200 => libc::B1200,
+        2400 => libc::B2400,
+        4800 => libc::B4800,
+        9600 => libc::B9600,
+        19_200 => libc::B19200,
+        38_400 => libc::B38400,
+        57_600 => libc::B57600,
+        115_200 => libc::B115200,
+        230_400 => libc::B230400,
+        460_800 => libc::B460800,
+        500_000 => libc::B500000,
+        576_000 => libc::B576000,
+        921_600 => libc::B921600,
+        1_000_000 => libc::B1000000,
+        1_152_000 => libc::B1152000,
+        1_500_000 => libc::B1500000,
+        2_000_000 => libc::B2000000,
+        2_500_000 => libc::B2500000,
+        3_000_000 => libc::B3000000,
+        3_500_000 => libc::B3500000,
+        4_000_000 => libc::B4000000,
+        _ => return None,
+    };
+    Some(Speed(constant))
 }

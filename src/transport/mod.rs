@@ -3,6 +3,7 @@
 //! | address | listen | connect |
 //! | --- | --- | --- |
 //! | `unix:PATH[,mode=0600][,group=NAME]` | a unix socket | the same |
+//! | `serial:PATH[,baud=N][,rtscts]` | many connections over a serial line that others may print on | the same, or the unix socket of a QEMU chardev |
 //! | `port:PATH` | a bare line: a virtio port, or a serial line that nothing else is written to | the same, or the unix socket of a QEMU chardev |
 //! | `stdio:` | the process's own stdin and stdout | – |
 //! | `local:` | – | an agent of its own for this one connection |
@@ -11,6 +12,7 @@
 
 mod local;
 pub mod port;
+pub mod serial;
 pub mod unix;
 
 use std::fmt;
@@ -20,6 +22,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::link::pump::Opener;
 use crate::stream::Stream;
 
 /// Where the agent listens when nobody says where, and where the client looks for it.
@@ -40,6 +43,7 @@ pub struct Addr {
 pub enum Carrier {
     Unix { path: PathBuf, mode: u32, group: Option<String> },
     Port { path: PathBuf },
+    Serial { path: PathBuf, settings: serial::Settings },
     Stdio,
     Local,
 }
@@ -59,6 +63,7 @@ impl fmt::Display for Addr {
         match &self.carrier {
             Carrier::Unix { path, .. } => write!(f, "unix:{}", path.display()),
             Carrier::Port { path } => write!(f, "port:{}", path.display()),
+            Carrier::Serial { path, .. } => write!(f, "serial:{}", path.display()),
             Carrier::Stdio => f.write_str("stdio:"),
             Carrier::Local => f.write_str("local:"),
         }
@@ -71,11 +76,12 @@ impl FromStr for Addr {
     fn from_str(text: &str) -> Result<Addr, BadAddr> {
         let bad = |why: &str| BadAddr(format!("address \"{text}\": {why}"));
         let Some((scheme, rest)) = text.split_once(':') else {
-            return Err(bad("a scheme is missing (unix:PATH, port:PATH, stdio: or local:)"));
+            return Err(bad("a scheme is missing (unix:PATH, serial:PATH, port:PATH, stdio: or local:)"));
         };
         let mut parts = rest.split(',');
         let path = parts.next().unwrap_or_default();
         let (mut mode, mut group, mut protocol) = (SOCKET_MODE, None, None);
+        let mut settings = serial::Settings::default();
         for part in parts {
             match part.split_once('=') {
                 Some(("mode", octal)) if scheme == "unix" => {
@@ -83,6 +89,11 @@ impl FromStr for Addr {
                     mode = value.ok_or_else(|| bad("mode is no octal number up to 777"))?;
                 }
                 Some(("group", name)) if scheme == "unix" => group = Some(name.to_owned()),
+                Some(("baud", number)) if scheme == "serial" => {
+                    let value = number.parse().ok().filter(|baud| serial::is_known_baud(*baud));
+                    settings.baud = Some(value.ok_or_else(|| bad("no UART has that baud"))?);
+                }
+                None if scheme == "serial" && part == "rtscts" => settings.rtscts = true,
                 Some(("proto", name)) => protocol = Some(name.to_owned()),
                 _ => return Err(bad(&format!("unknown option {part}"))),
             }
@@ -91,10 +102,11 @@ impl FromStr for Addr {
         let carrier = match scheme {
             "unix" => Carrier::Unix { path: with_path()?, mode, group },
             "port" => Carrier::Port { path: with_path()? },
+            "serial" => Carrier::Serial { path: with_path()?, settings },
             "stdio" | "local" if !path.is_empty() => return Err(bad("nothing may stand behind the colon")),
             "stdio" => Carrier::Stdio,
             "local" => Carrier::Local,
-            _ => return Err(bad("unknown scheme (unix:PATH, port:PATH, stdio: and local: are known)")),
+            _ => return Err(bad("unknown scheme (unix:PATH, serial:PATH, port:PATH, stdio: and local: are known)")),
         };
         Ok(Addr { carrier, protocol })
     }
@@ -113,6 +125,9 @@ pub fn connect(addr: &Addr) -> io::Result<Stream> {
     match &addr.carrier {
         Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),
         Carrier::Port { path } => port::open(path),
+        Carrier::Serial { path, settings } => {
+            Opener::start(serial::open(path, settings)?, addr.to_string(), None)?.open()
+        }
         Carrier::Local => local::start(),
         Carrier::Stdio => Err(io::Error::new(io::ErrorKind::Unsupported, "stdio: can only be listened on")),
     }

@@ -291,7 +291,7 @@ impl Guest {
 
     /// What the end of the connection really was: a guest that ended tells more than its closed line.
     pub fn explain(&self, error: client::Error) -> Error {
-        if !matches!(error, client::Error::Lost(_)) {
+        if !matches!(error, client::Error::Lost(_) | client::Error::Explained(_)) {
             return Error::Client(error);
         }
         match self.wait(ENDING) {

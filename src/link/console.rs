@@ -1,0 +1,58 @@
+//! Where the text goes that comes beside the frames.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use crate::stream::inbox::Inbox;
+use crate::sys::fd;
+
+/// Bytes of text that wait for a reader who does not read. What comes beyond is lost and counted: a line must not stop for its console.
+const HELD_MAX: usize = 1 << 20;
+
+/// Bytes of one write: as many as poll(2) promises to be free in a pipe that can be written, so that a write cannot block.
+const WRITE_BYTES: usize = 4096;
+
+/// A file, a terminal or a pipe, whose blocking mode is shared with others and left as it is.
+#[derive(Debug)]
+pub struct Console {
+    out: OwnedFd,
+    held: Inbox,
+    lost: u64,
+    broken: bool,
+}
+
+impl Console {
+    pub fn new(out: OwnedFd) -> Console {
+        Console { out, held: Inbox::default(), lost: 0, broken: false }
+    }
+
+    /// What to poll for room; `None` when nothing waits.
+    pub fn waits(&self) -> Option<BorrowedFd<'_>> {
+        (!self.held.bytes().is_empty() && !self.broken).then(|| self.out.as_fd())
+    }
+
+    /// Adds text, and writes what can be written at once.
+    pub fn push(&mut self, text: &[u8]) {
+        let room = HELD_MAX - self.held.bytes().len().min(HELD_MAX);
+        if text.len() > room {
+            self.lost += (text.len() - room) as u64;
+        } else if self.lost > 0 && !text.is_empty() {
+            let note = format!("\n[lodger: {} bytes of console text were lost here]\n", std::mem::take(&mut self.lost));
+            self.held.push(note.as_bytes());
+        }
+        self.held.push(&text[..text.len().min(room)]);
+        while let Some(out) = self.waits() {
+            match fd::wait_for(out, fd::WRITE, Some(Duration::ZERO)) {
+                Ok(ready) if ready.writable => {}
+                _ => return,
+            }
+            match fd::write(out, &self.held.bytes()[..self.held.bytes().len().min(WRITE_BYTES)]) {
+                Ok(count) => self.held.consume(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // Nobody reads it any more, or the disk is full: the channels go on.
+                Err(_) => self.broken = true,
+            }
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Channels and their credit.
+//!
+//! Each channel has as many bytes of credit in each direction as its receiver is willing to hold; a channel that nobody reads uses up its own
+//! and stops, and the others go on.
+
+use std::collections::VecDeque;
+
+use crate::link::{ACCEPT_MAX, CREDIT, Reason, kind};
+use crate::stream::inbox::Inbox;
+use crate::stream::outbox::Outbox;
+
+/// Bytes read from a local reader ahead of what the line takes.
+const READ_AHEAD: usize = 32 << 10;
+
+/// Refused channels of which the peer has not been told yet.
+const REFUSALS_MAX: usize = 4 * ACCEPT_MAX;
+
+/// One channel. What is on the local side of it belongs to the pump.
+#[derive(Debug)]
+pub struct Channel {
+    pub id: u16,
+    /// What came for the local reader.
+    pub inbound: Outbox,
+    /// Nothing more will come.
+    pub inbound_ended: bool,
+    /// What goes to the peer.
+    pub outbound: Inbox,
+    /// Why the peer, or the end of the session, tore it down.
+    pub torn: Option<Reason>,
+    /// The local side has nothing more to say.
+    outbound_ended: bool,
+    end_sent: bool,
+    /// The peer has to be told first that there is such a channel.
+    opens: bool,
+    /// Bytes that the peer allows us to send, and those that we allow it.
+    credit: usize,
+    allowed: usize,
+    /// Bytes that have been used up here and not been allowed again.
+    consumed: usize,
+}
+
+impl Channel {
+    fn new(id: u16, opens: bool, credit: usize) -> Channel {
+        Channel {
+            id,
+            inbound: Outbox::default(),
+            inbound_ended: false,
+            outbound: Inbox::default(),
+            torn: None,
+            outbound_ended: false,
+            end_sent: false,
+            opens,
+            credit,
+            allowed: CREDIT,
+            consumed: 0,
+        }
+    }
+
+    /// Whether more of what the local side says is wanted.
+    pub fn wants_outbound(&self) -> bool {
+        !self.outbound_ended && self.torn.is_none() && self.outbound.bytes().len() < READ_AHEAD
+    }
+
+    /// The local side has nothing more to say.
+    pub fn end(&mut self) {
+        self.outbound_ended = true;
+    }
+
+    /// So many bytes have left `inbound`.
+    pub fn consume(&mut self, count: usize) {
+        self.consumed += count;
+    }
+
+    /// Both directions are over, and everything has been handed on.
+    fn is_over(&self) -> bool {
+        self.end_sent && self.inbound_ended && self.inbound.is_empty()
+    }
+
+    /// The next thing to tell the peer, with its payload.
+    fn next(&mut self, room: usize, payload: &mut Vec<u8>) -> Option<u8> {
+        if self.opens {
+            self.opens = false;
+            payload.extend((CREDIT as u32).to_le_bytes());
+            return Some(kind::OPEN);
+        }
+        if self.consumed >= CREDIT / 2 && !self.inbound_ended {
+            payload.extend((self.consumed as u32).to_le_bytes());
+            self.allowed += std::mem::take(&mut self.consumed);
+            return Some(kind::CREDIT);
+        }
+        let count = self.outbound.bytes().len().min(self.credit).min(room);
+        if count > 0 {
+            payload.extend_from_slice(&self.outbound.bytes()[..count]);
+            self.outbound.consume(count);
+            self.credit -= count;
+            return Some(kind::DATA);
+        }
+        if self.outbound_ended && self.outbound.bytes().is_empty() && !self.end_sent {
+            self.end_sent = true;
+            return Some(kind::END);
+        }
+        None
+    }
+}
+
+/// The channels of one session.
+#[derive(Debug, Default)]
+pub struct Mux {
+    channels: Vec<Channel>,
+    /// Channels that the peer does not know to be gone.
+    resets: VecDeque<(u16, Reason)>,
+    last: u16,
+    /// Whose turn it is, and how many bytes it has had of it.
+    turn: usize,
+    spent: usize,
+}
+
+impl Mux {
+    pub fn channels(&mut self) -> &mut Vec<Channel> {
+        &mut self.channels
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.channels.is_empty()
+    }
+
+    /// Opens a channel. It has no credit before `begin`.
+    pub fn open(&mut self, credit: usize) -> u16 {
+        loop {
+            self.last = self.last.wrapping_add(1);
+            if !self.channels.iter().any(|channel| channel.id == self.last) {
+                break;
+            }
+        }
+        self.channels.push(Channel::new(self.last, true, credit));
+        self.last
+    }
+
+    /// A session has begun, in which the peer allows so much on each channel.
+    pub fn begin(&mut self, credit: usize) {
+        self.channels.iter_mut().for_each(|channel| channel.credit = credit);
+    }
+
+    /// The session is over, and every channel with it.
+    pub fn tear_all(&mut self, reason: Reason) {
+        self.channels.iter_mut().for_each(|channel| channel.torn = Some(reason));
+        self.resets.clear();
+    }
+
+    /// The local side of a channel is gone: so is the channel, and the peer learns why, unless it knows or never knew of it.
+    pub fn reset(&mut self, id: u16, reason: Reason) {
+        if let Some(index) = self.channels.iter().position(|channel| channel.id == id) {
+            let channel = self.channels.remove(index);
+            if channel.torn.is_none() && !channel.opens {
+                self.refuse(id, reason);
+            }
+        }
+    }
+
+    /// Tells the peer that there is no such channel. A peer that opens more channels than it listens to hears no more of them.
+    fn refuse(&mut self, id: u16, reason: Reason) {
+        if self.resets.len() < REFUSALS_MAX {
+            self.resets.push_back((id, reason));
+        }
+    }
+
+    /// Forgets channels that are over.
+    pub fn sweep(&mut self) {
+        self.channels.retain(|channel| !channel.is_over());
+    }
+
+    /// Takes a numbered frame; gives the number of a channel that was opened by it.
+    pub fn receive(&mut self, kind: u8, id: u16, payload: &[u8], accepts: bool) -> Option<u16> {
+        let number = payload.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize);
+        let found = self.channels.iter_mut().find(|channel| channel.id == id && channel.torn.is_none());
+        match (kind, found) {
+            (kind::OPEN, None) if accepts => {
+                if self.channels.len() >= ACCEPT_MAX {
+                    self.refuse(id, Reason::TooMany);
+                    return None;
+                }
+                self.channels.push(Channel::new(id, false, number));
+                return Some(id);
+            }
+            (kind::DATA, Some(channel)) if payload.len() > channel.allowed || channel.inbound_ended => {
+                channel.torn = Some(Reason::Credit);
+                self.refuse(id, Reason::Credit);
+            }
+            (kind::DATA, Some(channel)) => {
+                channel.allowed -= payload.len();
+                channel.inbound.push(payload);
+            }
+            (kind::END, Some(channel)) => channel.inbound_ended = true,
+            (kind::RESET, Some(channel)) => channel.torn = Some(Reason::from(payload.first().copied())),
+            // More than anybody would hold: nobody checks what is never used.
+            (kind::CREDIT, Some(channel)) => channel.credit = channel.credit.saturating_add(number),
+            // What was under way to a channel when it was reset; and kinds that are not known yet.
+            _ => {}
+        }
+        None
+    }
+
+    /// The next thing to tell the peer: its kind and channel, and its payload of at most `room` bytes. A channel's turn ends behind `quantum`
+    /// bytes, or when it has nothing to say.
+    pub fn next(&mut self, room: usize, quantum: usize, payload: &mut Vec<u8>) -> Option<(u8, u16)> {
+        if let Some((id, reason)) = self.resets.pop_front() {
+            payload.push(reason as u8);
+            return Some((kind::RESET, id));
+        }
+        // Once more than there are channels: the first may be the one whose turn is over.
+        for _ in 0..=self.channels.len() {
+            if let Some(channel) = self.channels.get_mut(self.turn)
+                && channel.torn.is_none()
+                && self.spent < quantum
+                && let Some(kind) = channel.next(room, payload)
+            {
+                self.spent += payload.len();
+                return Some((kind, channel.id));
+            }
+            self.turn = (self.turn + 1) % self.channels.len().max(1);
+            self.spent = 0;
+        }
+        None
+    }
+}
