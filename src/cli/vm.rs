@@ -36,6 +36,7 @@ What is in the guest:
   --busybox            this machine's busybox, with all its applets
   --memory MIB         (default 256)
   --cpus N             (default 1)
+  --single-serial      one serial line is everything: the console, and the way to the agent
   --append WORDS       more words for the kernel's command line
 
 How PROGRAM runs:
@@ -65,6 +66,7 @@ struct Options {
     append: String,
     console: Option<PathBuf>,
     timeout: Option<Duration>,
+    single_serial: bool,
     keep: bool,
     quiet: bool,
 }
@@ -80,6 +82,7 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
         append: String::new(),
         console: None,
         timeout: None,
+        single_serial: false,
         keep: false,
         quiet: false,
     };
@@ -96,6 +99,7 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
             Arg::Long("append") => options.append = text(parser.value()?)?,
             Arg::Long("console") => options.console = Some(PathBuf::from(parser.value()?)),
             Arg::Long("timeout") => options.timeout = Some(seconds(number(parser.value()?, "--timeout")?)?),
+            Arg::Long("single-serial") => options.single_serial = true,
             Arg::Long("keep") => options.keep = true,
             Arg::Short('q') => options.quiet = true,
             Arg::Short('C') => options.request.set_directory(parser.value()?),
@@ -130,6 +134,7 @@ fn vm(parser: Parser) -> Result<ExitCode, Failure> {
         memory_mib: options.memory_mib,
         cpus: options.cpus,
         console: options.console.clone(),
+        single_serial: options.single_serial,
         append: options.append.clone(),
         keep: options.keep,
     };

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 /// How long what is sent may wait behind what was sent before. Short enough for a person who types, long enough to keep a line busy
 /// while its ends wait for a processor.
-const QUEUE: Duration = Duration::from_millis(30);
+const QUEUE: Duration = Duration::from_millis(40);
 
 /// Longest time that one frame may take of the line, for the same reason.
-const FRAME_TIME: Duration = Duration::from_millis(30);
+const FRAME_TIME: Duration = Duration::from_millis(40);
 
 /// How long one channel may have the line to itself while others wait, and how many bytes that may be.
 const TURN: Duration = Duration::from_millis(1);

@@ -17,7 +17,7 @@ pub mod unix;
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -122,14 +122,24 @@ pub fn stdio() -> io::Result<Stream> {
 /// # Errors
 /// `NotFound` and `ConnectionRefused` when nobody listens; `Unsupported` for an address that can only be listened on.
 pub fn connect(addr: &Addr) -> io::Result<Stream> {
+    connect_with_console(addr, None)
+}
+
+/// The same; the text that comes over a serial line beside what is meant for us goes to `console`.
+///
+/// # Errors
+/// `Unsupported` too for a console where there is none.
+pub fn connect_with_console(addr: &Addr, console: Option<OwnedFd>) -> io::Result<Stream> {
+    let unsupported = |why: String| Err(io::Error::new(io::ErrorKind::Unsupported, why));
     match &addr.carrier {
+        Carrier::Serial { path, settings } => {
+            Opener::start(serial::open(path, settings)?, addr.to_string(), console)?.open()
+        }
+        _ if console.is_some() => unsupported(format!("{addr}: has no console; only serial lines have one")),
         Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),
         Carrier::Port { path } => port::open(path),
-        Carrier::Serial { path, settings } => {
-            Opener::start(serial::open(path, settings)?, addr.to_string(), None)?.open()
-        }
         Carrier::Local => local::start(),
-        Carrier::Stdio => Err(io::Error::new(io::ErrorKind::Unsupported, "stdio: can only be listened on")),
+        Carrier::Stdio => unsupported("stdio: can only be listened on".into()),
     }
 }
 

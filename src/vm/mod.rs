@@ -1,7 +1,8 @@
 //! Guests under QEMU: start one on an archive with this program as /init, reach its agent, end it.
 //!
 //! The machine is q35 without default devices: microvm hangs in one boot of ten under TCG. The console is ttyS0, into a file (an unread
-//! chardev would stop the guest). The agent is reached over a virtio port, and over ttyS1 where the kernel has no driver for that. A panic
+//! chardev would stop the guest). The agent is reached by a link on a virtio port, on ttyS1 where the kernel has no driver for that, and on
+//! the console's own line when there shall be no other: what is printed there comes beside the frames and goes into the same file. A panic
 //! ends QEMU with status 1 (pvpanic), a power-off with 0, a program of `lodger.exec=` with 2n + 1 (isa-debug-exit).
 
 pub mod kernel;
@@ -18,9 +19,11 @@ use std::time::{Duration, Instant};
 use crate::client::{self, Connection};
 use crate::exec::{self, Channel, Program, Session};
 use crate::mkinitramfs::{self, Image};
+use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::process::Status;
 use crate::sys::{errno, signal};
+use crate::transport::serial::Settings;
 use crate::transport::{self, Addr, Carrier};
 use crate::vm::kernel::{Accelerator, Kernel};
 
@@ -109,6 +112,8 @@ pub struct Machine {
     pub cpus: u32,
     /// Where the console goes; `None`: into a file that goes with the guest.
     pub console: Option<PathBuf>,
+    /// The guest's only line is its console, and the agent is on it too.
+    pub single_serial: bool,
     /// More words for the kernel's command line.
     pub append: String,
     /// The guest may outlive this process.
@@ -123,8 +128,36 @@ pub struct Guest {
     channels: Vec<Channel>,
     folder: PathBuf,
     console: PathBuf,
-    line: &'static str,
+    line: Line,
     kept: bool,
+}
+
+/// The line on which the agent is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    VirtioPort,
+    SecondUart,
+    /// The console's.
+    OnlyUart,
+}
+
+impl Line {
+    /// Its socket in the guest's folder, and QEMU's name of it.
+    fn socket(self) -> &'static str {
+        match self {
+            Line::VirtioPort => "port",
+            Line::SecondUart | Line::OnlyUart => "line",
+        }
+    }
+
+    /// Its device in the guest.
+    fn device(self) -> &'static str {
+        match self {
+            Line::VirtioPort => "/dev/vport0p1",
+            Line::SecondUart => "/dev/ttyS1",
+            Line::OnlyUart => "/dev/ttyS0",
+        }
+    }
 }
 
 impl Machine {
@@ -134,7 +167,11 @@ impl Machine {
             Some(tree) => image.modules(tree, &MODULES).map_err(Error::Image)?,
             None => MODULES.map(str::to_owned).to_vec(),
         };
-        let has_port = !missing.iter().any(|name| name == "virtio_console");
+        let line = match missing.iter().any(|name| name == "virtio_console") {
+            _ if self.single_serial => Line::OnlyUart,
+            true => Line::SecondUart,
+            false => Line::VirtioPort,
+        };
         let folder = new_folder()?;
         let archive = folder.join("initramfs.cpio");
         let guard = FolderGuard(Some(folder.clone()));
@@ -145,7 +182,7 @@ impl Machine {
         let name = std::env::var("LODGER_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".to_owned());
         let program = Program {
             path: name.clone().into_bytes(),
-            arguments: self.arguments(&folder, &archive, &console, has_port),
+            arguments: self.arguments(&folder, &archive, &console, line),
             // Whatever ends this process ends the guest, unless it shall stay.
             death_signal: (!self.keep).then_some(signal::SIGKILL),
             ..Program::default()
@@ -155,18 +192,16 @@ impl Machine {
             why => Error::Qemu(why.text()),
         })?;
         std::mem::forget(guard);
-        let line = if has_port { "port" } else { "line" };
         Ok(Guest { qemu, channels, folder, console, line, kept: false })
     }
 
-    fn arguments(&self, folder: &Path, archive: &Path, console: &Path, has_port: bool) -> Vec<Vec<u8>> {
+    fn arguments(&self, folder: &Path, archive: &Path, console: &Path, line: Line) -> Vec<Vec<u8>> {
         let (accelerator, processor) = match self.accelerator {
             Accelerator::Kvm => ("kvm", "host"),
             Accelerator::Tcg => ("tcg", "max"),
         };
-        let listen = if has_port { "/dev/vport0p1" } else { "/dev/ttyS1" };
-        let words =
-            format!("console=ttyS0 quiet panic=-1 cryptomgr.notests lodger.listen=port:{listen} {}", self.append);
+        let (device, append) = (line.device(), &self.append);
+        let words = format!("console=ttyS0 quiet panic=-1 cryptomgr.notests lodger.listen=serial:{device} {append}");
         let socket = |name: &str| with_path(&format!("socket,id={name},server=on,wait=off"), &folder.join(name));
         let text = |text: &str| text.as_bytes().to_vec();
         let mut arguments: Vec<Vec<u8>> = Vec::new();
@@ -174,9 +209,18 @@ impl Machine {
         add("-M q35 -nodefaults -no-user-config -display none -no-reboot -action panic=exit-failure");
         add("-device pvpanic -device isa-debug-exit,iobase=0xf4,iosize=0x04");
         add(&format!("-accel {accelerator} -cpu {processor} -m {} -smp {}", self.memory_mib, self.cpus));
-        add("-serial chardev:console -serial chardev:line");
-        add("-device virtio-serial-pci -device virtserialport,chardev=port,name=org.lodger.agent");
-        for chardev in [with_path("file,id=console,append=on", console), socket("line"), socket("port")] {
+        let mut chardevs = vec![socket(line.socket())];
+        if line != Line::OnlyUart {
+            add("-serial chardev:console");
+            chardevs.push(with_path("file,id=console,append=on", console));
+        }
+        match line {
+            Line::VirtioPort => {
+                add("-device virtio-serial-pci -device virtserialport,chardev=port,name=org.lodger.agent");
+            }
+            Line::SecondUart | Line::OnlyUart => add("-serial chardev:line"),
+        }
+        for chardev in chardevs {
             arguments.extend([text("-chardev"), chardev]);
         }
         for (option, value) in [("-kernel", self.kernel.image.as_path()), ("-initrd", archive)] {
@@ -220,7 +264,8 @@ impl Drop for FolderGuard {
 impl Guest {
     /// Where the agent is reached while the guest runs. One client at a time.
     pub fn address(&self) -> Addr {
-        Addr { carrier: Carrier::Port { path: self.folder.join(self.line) }, protocol: None }
+        let path = self.folder.join(self.line.socket());
+        Addr { carrier: Carrier::Serial { path, settings: Settings::default() }, protocol: None }
     }
 
     /// QEMU's process.
@@ -236,13 +281,13 @@ impl Guest {
         let start = Instant::now();
         let silent = || Error::Silent { after: patience, console: self.tail() };
         let stream = loop {
-            match transport::connect(&self.address()) {
+            match self.open() {
                 Ok(stream) => break stream,
                 Err(_) if start.elapsed() < patience => self.watch(None, Some(LOOK), signals)?,
                 Err(_) => return Err(silent()),
             };
         };
-        let mut connection = Connection::on_line(stream);
+        let mut connection = Connection::open(stream);
         loop {
             match connection.hears_agent() {
                 Ok(true) => break,
@@ -261,6 +306,14 @@ impl Guest {
             greeted => drop(greeted.map_err(|error| self.explain(error))?),
         }
         Ok(connection)
+    }
+
+    fn open(&self) -> io::Result<Stream> {
+        let console = match self.line {
+            Line::OnlyUart => Some(fs::OpenOptions::new().append(true).open(&self.console)?.into()),
+            Line::VirtioPort | Line::SecondUart => None,
+        };
+        transport::connect_with_console(&self.address(), console)
     }
 
     /// Waits until the agent says something, QEMU ends, a signal comes, or the time is over.
@@ -355,6 +408,11 @@ impl Guest {
         if self.qemu.ended().is_none() {
             let left = deadline.saturating_duration_since(Instant::now());
             let _ = self.watch(None, Some(left), signals);
+        }
+        // What came over the line last may be the console's, and is in its file when the connection has ended.
+        let deadline = Instant::now() + ENDING;
+        while connection.hears_agent().is_ok() && Instant::now() < deadline {
+            let _ = fd::wait_for(connection.watch(), fd::READ, Some(OFFER));
         }
     }
 
