@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lodger::client::Connection;
-use lodger::link::pump::Opener;
+use lodger::link::pump::{Opener, Wishes};
 use lodger::sys::file::{O_CREAT, O_RDONLY, O_WRONLY};
 use lodger::transport::serial;
 
@@ -41,6 +41,10 @@ fn bytes(seed: u64, count: usize) -> Vec<u8> {
 fn sha256(path: &Path) -> String {
     let output = Command::new("sha256sum").arg(path).output().expect("sha256sum runs");
     String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned()
+}
+
+fn wishes(console: OwnedFd) -> Wishes {
+    Wishes { console: Some(console), ..Wishes::default() }
 }
 
 /// A channel on a line, as a connection to the agent.
@@ -75,7 +79,7 @@ fn bad_line_with(cpus: &str, seed: u64, lodger: &Path) {
     let console = folder.path("console");
     let host = serial::open(&line.host, &serial::Settings::default()).expect("the line");
     let file = OwnedFd::from(File::create(&console).expect("a file"));
-    let opener = Opener::start(host, line.host_address(), Some(file)).expect("a thread");
+    let opener = Opener::start(host, line.host_address(), wishes(file)).expect("a thread");
     let mut printing = connect(&opener);
     let setting = shell(&mut printing, "echo on > /proc/sys/kernel/printk_devkmsg; exit 17");
     assert_eq!(setting, (17, String::new()), "seed {seed}");

@@ -32,8 +32,8 @@ const TABLE: [(&str, u32, &[&str]); 20] = [
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.
     ("mkinitramfs", 5, &["cpio", "exec", "sys"]),
     ("init", 6, &["sys"]),
-    // `exec`: QEMU is a program with streams. `stream`: what it connects. `sys`: it waits for QEMU and the guest at once.
-    ("vm", 6, &["client", "exec", "mkinitramfs", "stream", "sys", "transport"]),
+    // `exec`: QEMU is a program with streams. `link`, `stream`: what it wants of the line. `sys`: it waits for QEMU and the guest at once.
+    ("vm", 6, &["client", "exec", "link", "mkinitramfs", "stream", "sys", "transport"]),
     // The command line starts everything that the program can be, and shows what programs, files and recordings say.
     (
         "cli",

@@ -8,6 +8,9 @@ use std::fmt::{Debug, Write};
 
 use ciborium::Value;
 
+use lodger::link::frame::{self as line, Found};
+use lodger::link::session::{Limits, Link, Role};
+use lodger::link::{self, kind};
 use lodger::wire::exec::{Exec, ExecExtension};
 use lodger::wire::file::{FileRequest, FileResponse, Stat, Statfs, op};
 use lodger::wire::frame::{
@@ -1159,5 +1162,98 @@ fn every_width_of_a_number_has_the_shortest_head() {
         let bytes = exit(code, "").to_bytes();
         assert_eq!(bytes, unhex(&format!("a26163{head}617405")));
         assert_eq!(Frame::decode(&bytes).expect("a frame of ours"), exit(code, ""));
+    }
+}
+
+/// What it says; kind; acknowledged number, own number, channel; payload; the bytes on the line.
+type LineFrame = (&'static str, u8, [u16; 3], &'static [u8], &'static str);
+
+/// The sessions are 0x11223344 and 0x55667788. The bytes were made by another program (Python's zlib for the sum).
+const LINE_FRAMES: [LineFrame; 8] = [
+    (
+        "HELLO of a client: answer wanted; 1,024 bytes a frame, window 131,072, credit 262,144; to no session yet",
+        kind::HELLO,
+        [0, 0, 0],
+        b"\x01\x00\x04\x00\x00\x02\x00\x00\x00\x04\x00",
+        "0004fe010b054433221101010101010101010102010204010202010102040520e6e8f200",
+    ),
+    (
+        "HELLO of an agent: accepts channels; the same numbers",
+        kind::HELLO,
+        [0, 0, 0],
+        b"\x02\x00\x04\x00\x00\x02\x00\x00\x00\x04\x00",
+        "0004fe010b0944332211887766550101010101020202040102020101020405ef3549d400",
+    ),
+    (
+        "ACK: damage seen, answer wanted; the first and the third behind the expected one are there",
+        kind::ACK,
+        [7, 0, 0],
+        b"\x03\x05",
+        "0004fe02020a4433221188776655070101010107030546941ca500",
+    ),
+    (
+        "OPEN: credit 262,144",
+        kind::OPEN,
+        [0, 0, 1],
+        b"\x00\x00\x04\x00",
+        "0004fe0804094433221188776655010101020101010204053efd1f0c00",
+    ),
+    (
+        "DATA with a zero byte in it",
+        kind::DATA,
+        [0x102, 0x304, 1],
+        b"one\0two",
+        "0004fe09070e44332211887766550201040301046f6e650874776f91b1a0af00",
+    ),
+    ("END", kind::END, [1, 2, 1], b"", "0003fe0a010a44332211887766550102020201059975fa2c00"),
+    (
+        "RESET: too many channels",
+        kind::RESET,
+        [1, 3, 1],
+        b"\x01",
+        "0004fe0b010a4433221188776655010203020106019c5a6e7900",
+    ),
+    (
+        "CREDIT: 131,072 more",
+        kind::CREDIT,
+        [1, 4, 1],
+        b"\x00\x00\x02\x00",
+        "0004fe0c040a443322118877665501020402010101020205c73b342300",
+    ),
+];
+
+#[test]
+fn frames_on_a_line_are_these_bytes() {
+    for (says, kind, [ack, seq, channel], payload, hex) in LINE_FRAMES {
+        let to = if says.contains("no session") { 0 } else { 0x5566_7788 };
+        let header = line::Header { kind, from: 0x1122_3344, to, ack, seq, channel };
+        let mut bytes = Vec::new();
+        line::encode(&header, payload, &mut bytes);
+        assert_eq!(bytes, unhex(hex), "{says}");
+        let mut found = 0;
+        line::Scanner::new(link::FRAME_BYTES).scan(&bytes, &mut |item| {
+            assert_eq!(item, Found::Frame(header, payload), "{says}");
+            found += 1;
+        });
+        assert_eq!(found, 1, "{says}");
+    }
+}
+
+#[test]
+fn both_ends_of_a_line_greet_with_what_they_take() {
+    let now = std::time::Instant::now();
+    let limits = Limits { frame: link::FRAME_BYTES, window: link::WINDOW_BYTES };
+    for (role, row) in [(Role::Opener, &LINE_FRAMES[0]), (Role::Acceptor, &LINE_FRAMES[1])] {
+        let mut end = Link::new(role, limits, 1, now);
+        if role == Role::Opener {
+            end.open(now);
+        }
+        end.on_time(now);
+        let mut bytes = Vec::new();
+        assert!(end.transmit(now, &mut bytes));
+        line::Scanner::new(link::FRAME_BYTES).scan(&bytes, &mut |item| {
+            let Found::Frame(header, payload) = item else { panic!("{item:?}") };
+            assert_eq!((header.kind, header.to, payload), (kind::HELLO, 0, row.3));
+        });
     }
 }

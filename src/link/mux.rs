@@ -124,6 +124,11 @@ impl Mux {
         self.channels.is_empty()
     }
 
+    /// Whether the local sides of all channels have said everything, and it was sent.
+    pub fn has_said_all(&self) -> bool {
+        self.resets.is_empty() && self.channels.iter().all(|channel| channel.end_sent || channel.torn.is_some())
+    }
+
     /// Opens a channel. It has no credit before `begin`.
     pub fn open(&mut self, credit: usize) -> u16 {
         loop {

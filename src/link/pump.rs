@@ -233,7 +233,7 @@ impl Pump<'_> {
 }
 
 /// Serves a line: `accept` is given a stream for every channel that is opened on it. Returns when the agent
-/// shall stop (`stop` can be read) and all channels are closed.
+/// shall stop (`stop` can be read), all streams are closed, and what was said on them has arrived.
 ///
 /// # Errors
 /// Those of the line, when it ends: `UnexpectedEof`, or what the system says.
@@ -255,7 +255,8 @@ pub fn serve(line: &Stream, stop: BorrowedFd, accept: &mut dyn FnMut(Stream)) ->
                 _ => pump.link.mux().reset(id, Reason::NoRoom),
             }
         }
-        if stopping && pump.link.is_idle() {
+        // Clients may keep their side open until they see the machine's end.
+        if stopping && pump.link.has_told_all() {
             return Ok(());
         }
     }
@@ -282,6 +283,15 @@ impl Shared {
     }
 }
 
+/// What is known of a line before it is opened, and wanted of it.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    /// Where the text goes that comes beside the frames.
+    pub console: Option<OwnedFd>,
+    /// The agent is about to start, and will say so.
+    pub starts: bool,
+}
+
 /// The opening end of a line, in a thread of its own. It ends when this and all streams are dropped, or the line ends.
 #[derive(Debug)]
 pub struct Opener {
@@ -292,15 +302,15 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// Takes over a line. `name`: what to call it in messages. `console`: where the text goes that comes beside the frames.
-    pub fn start(line: Stream, name: impl Into<String>, console: Option<OwnedFd>) -> io::Result<Opener> {
+    /// Takes over a line. `name`: what to call it in messages.
+    pub fn start(line: Stream, name: impl Into<String>, wishes: Wishes) -> io::Result<Opener> {
         let (wakes, wake) = fd::pipe()?;
         fd::never_block(wakes.as_fd())?;
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let work = move || {
             // The line's end is told by its channels.
-            let _ = run(&line, &theirs, &wakes, console.map(Console::new));
+            let _ = run(&line, &theirs, &wakes, wishes);
             theirs.lock().ended = true;
             theirs.ended.notify_all();
         };
@@ -325,8 +335,11 @@ impl Opener {
     }
 }
 
-fn run(line: &Stream, shared: &Shared, wakes: &OwnedFd, console: Option<Console>) -> io::Result<()> {
-    let mut pump = Pump::new(line, Role::Opener, console)?;
+fn run(line: &Stream, shared: &Shared, wakes: &OwnedFd, wishes: Wishes) -> io::Result<()> {
+    let mut pump = Pump::new(line, Role::Opener, wishes.console.map(Console::new))?;
+    if wishes.starts {
+        pump.link.expect_start();
+    }
     let mut more = true;
     loop {
         let result = pump.work().and_then(|()| {

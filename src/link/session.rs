@@ -16,6 +16,9 @@ const ASK_AFTER: Duration = Duration::from_secs(5);
 /// How long it may be silent before it counts as gone. A guest may stand still for a while: it is saved, or its machine is busy.
 const GONE_AFTER: Duration = Duration::from_secs(30);
 
+/// How long an opener waits for an agent that is about to start, and will say so, before it speaks up itself.
+const START_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Pauses between greetings, from the first to the longest. What is sent before the agent has opened its end is lost or waits there.
 const GREET_FIRST: Duration = Duration::from_millis(50);
 const GREET_LONGEST: Duration = Duration::from_millis(500);
@@ -76,6 +79,9 @@ pub struct Link {
     came: Instant,
     /// A greeting is due, to this session.
     greeting: Option<u32>,
+    /// The agent has not started yet. What is sent to a line on which nobody listens may be echoed when the guest's kernel opens it, and is on
+    /// its console then.
+    starts: bool,
     /// When to greet again, and the pause after that.
     greet_at: Option<Instant>,
     greet_pause: Duration,
@@ -107,6 +113,7 @@ impl Link {
             account: Account::default(),
             came: now,
             greeting: (role == Role::Acceptor).then_some(0),
+            starts: false,
             greet_at: None,
             greet_pause: GREET_FIRST,
             greeted: None,
@@ -123,6 +130,11 @@ impl Link {
     /// Keeps console text for `take_text`.
     pub fn keep_text(&mut self) {
         self.text = Some(Vec::new());
+    }
+
+    /// Waits a while for an agent that is about to start, before it is greeted.
+    pub fn expect_start(&mut self) {
+        self.starts = true;
     }
 
     pub fn take_text(&mut self) -> Vec<u8> {
@@ -145,7 +157,8 @@ impl Link {
     /// Opens a channel, with a new session if there is none.
     pub fn open(&mut self, now: Instant) -> u16 {
         if self.peer.is_none() && self.greet_at.is_none() {
-            (self.greet_at, self.greet_pause, self.greeted) = (Some(now), GREET_FIRST, None);
+            let pause = if std::mem::take(&mut self.starts) { START_PATIENCE } else { Duration::ZERO };
+            (self.greet_at, self.greet_pause, self.greeted) = (Some(now + pause), GREET_FIRST, None);
         }
         self.mux.open(CREDIT)
     }
@@ -153,6 +166,11 @@ impl Link {
     /// Whether nothing is owed to the peer.
     pub fn is_idle(&self) -> bool {
         self.mux.is_empty() && self.sender.is_empty() && !self.owes_ack && self.greeting.is_none()
+    }
+
+    /// Whether everything that was said on this side has arrived on the other.
+    pub fn has_told_all(&self) -> bool {
+        self.mux.has_said_all() && self.sender.is_empty()
     }
 
     fn new_session(&mut self) -> u32 {

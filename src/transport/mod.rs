@@ -17,12 +17,12 @@ pub mod unix;
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::link::pump::Opener;
+use crate::link::pump::{Opener, Wishes};
 use crate::stream::Stream;
 
 /// Where the agent listens when nobody says where, and where the client looks for it.
@@ -122,20 +122,20 @@ pub fn stdio() -> io::Result<Stream> {
 /// # Errors
 /// `NotFound` and `ConnectionRefused` when nobody listens; `Unsupported` for an address that can only be listened on.
 pub fn connect(addr: &Addr) -> io::Result<Stream> {
-    connect_with_console(addr, None)
+    connect_with(addr, Wishes::default())
 }
 
-/// The same; the text that comes over a serial line beside what is meant for us goes to `console`.
+/// The same, with wishes that only serial lines can fulfil.
 ///
 /// # Errors
 /// `Unsupported` too for a console where there is none.
-pub fn connect_with_console(addr: &Addr, console: Option<OwnedFd>) -> io::Result<Stream> {
+pub fn connect_with(addr: &Addr, wishes: Wishes) -> io::Result<Stream> {
     let unsupported = |why: String| Err(io::Error::new(io::ErrorKind::Unsupported, why));
     match &addr.carrier {
         Carrier::Serial { path, settings } => {
-            Opener::start(serial::open(path, settings)?, addr.to_string(), console)?.open()
+            Opener::start(serial::open(path, settings)?, addr.to_string(), wishes)?.open()
         }
-        _ if console.is_some() => unsupported(format!("{addr}: has no console; only serial lines have one")),
+        _ if wishes.console.is_some() => unsupported(format!("{addr}: has no console; only serial lines have one")),
         Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),
         Carrier::Port { path } => port::open(path),
         Carrier::Local => local::start(),

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{self, Connection};
 use crate::exec::{self, Channel, Program, Session};
+use crate::link::pump::Wishes;
 use crate::mkinitramfs::{self, Image};
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
@@ -313,7 +314,7 @@ impl Guest {
             Line::OnlyUart => Some(fs::OpenOptions::new().append(true).open(&self.console)?.into()),
             Line::VirtioPort | Line::SecondUart => None,
         };
-        transport::connect_with_console(&self.address(), console)
+        transport::connect_with(&self.address(), Wishes { console, starts: true })
     }
 
     /// Waits until the agent says something, QEMU ends, a signal comes, or the time is over.

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use lodger::link::ACCEPT_MAX;
-use lodger::link::pump::{self, Opener};
+use lodger::link::pump::{self, Opener, Wishes};
 use lodger::stream::Stream;
 use lodger::sys::fd;
 use lodger::transport::serial;
@@ -38,7 +38,7 @@ impl Ends {
             let mut accept = |stream| drop(thread::spawn(move || serve(&socket(&stream))));
             let _ = pump::serve(&guest, std::os::fd::AsFd::as_fd(&stopped), &mut accept);
         });
-        let opener = Opener::start(host, line.host_address(), None).expect("a thread");
+        let opener = Opener::start(host, line.host_address(), Wishes::default()).expect("a thread");
         Ends { line, opener: Some(opener), stop: Some(stop), server: Some(server) }
     }
 

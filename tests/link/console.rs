@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use lodger::client::Connection;
-use lodger::link::pump::Opener;
+use lodger::link::pump::{Opener, Wishes};
 use lodger::transport::serial;
 
 use crate::client::noise;
@@ -33,13 +33,17 @@ fn complete(console: &[u8], text: &[u8], what: &str) -> usize {
     console.len() - found
 }
 
+fn wishes(console: OwnedFd) -> Wishes {
+    Wishes { console: Some(console), ..Wishes::default() }
+}
+
 /// Sends a file through a program in the guest, and gives the console's text.
 fn through_flood(weather: Weather, count: usize, what: &str) -> (Rig, Vec<u8>) {
     let rig = Rig::start(weather);
     let (bytes, console) = (noise(7, count), rig.folder.path("console"));
     let line = serial::open(&rig.line.host, &serial::Settings::default()).expect("the line");
     let file = OwnedFd::from(File::create(&console).expect("a file"));
-    let opener = Opener::start(line, rig.line.host_address(), Some(file)).expect("a thread");
+    let opener = Opener::start(line, rig.line.host_address(), wishes(file)).expect("a thread");
     let mut connection = Connection::open(opener.open().expect("a channel"));
     let path = rig.folder.path("content");
     fs::write(&path, &bytes).expect("a file");
@@ -74,7 +78,7 @@ fn a_line_that_only_prints_now_and_then_has_its_text_byte_for_byte() {
     let console = rig.folder.path("console");
     let line = serial::open(&rig.line.host, &serial::Settings::default()).expect("the line");
     let file = OwnedFd::from(File::create(&console).expect("a file"));
-    let opener = Opener::start(line, rig.line.host_address(), Some(file)).expect("a thread");
+    let opener = Opener::start(line, rig.line.host_address(), wishes(file)).expect("a thread");
     let mut connection = Connection::open(opener.open().expect("a channel"));
     let mut expected = Vec::new();
     for round in 0..50u8 {
@@ -108,7 +112,7 @@ fn a_console_that_nobody_reads_stops_nobody() {
     let rig = Rig::start(Weather::flood(13, 33));
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let line = serial::open(&rig.line.host, &serial::Settings::default()).expect("the line");
-    let opener = Opener::start(line, rig.line.host_address(), Some(writer.into())).expect("a thread");
+    let opener = Opener::start(line, rig.line.host_address(), wishes(writer.into())).expect("a thread");
     let mut connection = Connection::open(opener.open().expect("a channel"));
     let output = connection.output(["head", "-c", "1000000", "/dev/zero"]).expect("head runs");
     assert_eq!(output.stdout.len(), 1_000_000);
