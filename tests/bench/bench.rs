@@ -87,8 +87,8 @@ impl Must {
 
     fn text(self) -> String {
         match self {
-            Must::AtMost(limit) => format!("<= {limit:.1}"),
-            Must::AtLeast(limit) => format!(">= {limit:.1}"),
+            Must::AtMost(limit) => format!("<= {limit:?}"),
+            Must::AtLeast(limit) => format!(">= {limit:?}"),
             Must::Bytes(limit) => format!("<= {limit} B"),
             Must::MoreMillis(limit) => format!("<= +{limit:.0} ms"),
         }
