@@ -289,6 +289,9 @@ impl Image {
         } else {
             image.put_absent(Path::new("bin/lodger"), program)?;
         }
+        // One archive for all machines; a word on the kernel's command line comes before it.
+        let listen = Entry { mode: 0o644, content: Content::Bytes(b"auto\n".to_vec()) };
+        image.put_absent(Path::new("etc/lodger/listen"), listen)?;
         image.put_modules()?;
         image.put_applets()?;
         Ok(image)

@@ -10,6 +10,7 @@
 //!
 //! `,proto=NAME` behind any of them pins the protocol. A bare line has no connections: who opens it is the client, and one at a time.
 
+pub mod auto;
 mod local;
 pub mod port;
 pub mod serial;
