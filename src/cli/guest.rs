@@ -18,6 +18,8 @@ pub const SERVE: Command = Command {
 
   --listen ADDR   where to listen; may stand several times (default unix:/run/lodger.sock):
                   unix:PATH[,mode=0600][,group=NAME]   a unix socket
+                  vsock:PORT[,cid=N]   a vsock port, for the host and this machine itself;
+                               cid=N: for that CID alone, cid=any: for all
                   port:PATH    a virtio port, or a serial line that nothing else writes to
                   stdio:       serve stdin and stdout, and end with them
                   ,proto=NAME behind an address pins the protocol
