@@ -2,8 +2,8 @@
 
 mod support;
 
-use std::io::{self, Read, Write};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -184,6 +184,45 @@ fn an_address_of_the_other_direction_is_refused() {
         let (code, _, said) = run(&["serve", "--listen", address]);
         assert!(code == Some(125) && said.contains(&format!("address {address}: can only be connected to")), "{said}");
     }
+}
+
+#[test]
+fn the_service_manager_is_told_when_all_addresses_are_open() {
+    for name in ["path", "abstract"] {
+        let folder = Folder::new();
+        let abstract_name = format!("lodger-test-notify-{}", std::process::id());
+        let (socket, place) = if name == "path" {
+            let path = folder.path("notify");
+            (UnixDatagram::bind(&path).expect("a socket"), path.display().to_string())
+        } else {
+            use std::os::linux::net::SocketAddrExt;
+            let addr = std::os::unix::net::SocketAddr::from_abstract_name(&abstract_name).expect("a name");
+            (UnixDatagram::bind_addr(&addr).expect("a socket"), format!("@{abstract_name}"))
+        };
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let agent_socket = folder.path("agent");
+        let mut command = lodger(&["serve", "--listen", &format!("unix:{}", agent_socket.display())]);
+        let _agent = Guard(command.env("NOTIFY_SOCKET", place).spawn().expect("the agent starts"));
+        let mut message = [0; 500];
+        let count = socket.recv(&mut message).expect("a message");
+        UnixStream::connect(&agent_socket).expect("by then it listens");
+        let message = String::from_utf8_lossy(&message[..count]).into_owned();
+        assert!(message.starts_with("READY=1\nX_LODGER=lodger ") && message.ends_with(")\n"), "{message}");
+    }
+}
+
+#[test]
+fn a_notification_that_cannot_be_sent_is_one_line_of_the_log_and_no_more() {
+    let folder = Folder::new();
+    let agent_socket = folder.path("agent");
+    let mut command = lodger(&["serve", "--listen", &format!("unix:{}", agent_socket.display())]);
+    let mut child = command.env("NOTIFY_SOCKET", "vsock-dgram:2:1").stderr(Stdio::piped()).spawn().expect("a start");
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    let _agent = Guard(child);
+    let mut line = String::new();
+    stderr.read_line(&mut line).expect("a line");
+    assert_eq!(line, "lodger warn: notify vsock-dgram:2:1: only vsock:CID:PORT and unix sockets are known\n");
+    assert_eq!(run(&["exec", "--to", &format!("unix:{}", agent_socket.display()), "--", "echo", "x"]).1, "x\n");
 }
 
 /// Whether a vsock of this machine reaches the machine itself. A test that needs it says that it was skipped.

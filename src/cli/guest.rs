@@ -28,7 +28,7 @@ Every program that is run ends when its connection does (SIGHUP, then SIGKILL), 
 everything at SIGTERM. Whoever can connect can do what this agent's user can.
 
 Environment: LODGER_LOG is the lowest level of messages on stderr: error, warn (default), info,
-debug, trace.
+debug, trace. NOTIFY_SOCKET is told when all addresses are open, as by sd_notify(3).
 ",
     run: serve,
 };
@@ -80,6 +80,7 @@ On the kernel's command line:
   lodger.hostname=NAME
   lodger.exec=\"PROGRAM ARGUMENT...\"   run this on the console, then power off; its exit
                           status is reported on the console and through isa-debug-exit
+  vmm.notify_socket=vsock:CID:PORT      where the agent says READY=1 (also a credential)
 
 The file /etc/lodger/modules lists kernel modules to load first, one path a line.
 ",

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
 use crate::exec::HANG_UP_GRACE;
+use crate::notify;
 use crate::proto::{self, Circumstances, Opening, Protocol};
 use crate::server::listening::Listening;
 use crate::stream::Stream;
@@ -126,6 +127,7 @@ pub fn run(addrs: &[Addr]) -> Result<ExitCode, Error> {
     for (path, link, pinned) in ports {
         port::start(&shared, path, link, pinned).map_err(Error::System)?;
     }
+    notify::start();
     accept_all(&shared, &mut listeners).map_err(Error::System)?;
     drop(listeners);
     wait_for_connections(&shared);
