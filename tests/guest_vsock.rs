@@ -198,6 +198,8 @@ fn a_guest_reaches_its_own_agent_and_only_those_that_are_named_may_connect() {
     let reached = [2000, 2001, 2002].map(|port| (text(&from_host(port).stdout), from_guest(port)));
     let said = |host: &str, guest: &str| (host.to_owned(), guest.to_owned());
     assert_eq!(reached, [said("", ""), said("host\n", ""), said("host\n", "guest\n")]);
+    let said = text(&from_host(2000).stderr);
+    assert!(said.contains("the agent closed the connection") || said.contains("connection lost"), "{said}");
     let log = |port: u32| text(&guest.shell(&format!("cat /tmp/log.{port}")).stdout);
     let refused = |cid: u32| format!("lodger warn: refused a connection from CID {cid}: it may not connect\n");
     assert!(log(2000).contains(&refused(1)) && log(2000).contains(&refused(2)), "{}", log(2000));

@@ -212,6 +212,21 @@ fn the_service_manager_is_told_when_all_addresses_are_open() {
 }
 
 #[test]
+fn a_service_manager_that_is_late_is_told_too() {
+    let folder = Folder::new();
+    let place = folder.path("notify");
+    let agent_socket = folder.path("agent");
+    let mut command = lodger(&["serve", "--listen", &format!("unix:{}", agent_socket.display())]);
+    let _agent = Guard(command.env("NOTIFY_SOCKET", &place).spawn().expect("the agent starts"));
+    wait_until("the agent listens", || UnixStream::connect(&agent_socket).is_ok());
+    let socket = UnixDatagram::bind(&place).expect("a socket");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut message = [0; 500];
+    let count = socket.recv(&mut message).expect("a message");
+    assert!(message[..count].starts_with(b"READY=1\n"));
+}
+
+#[test]
 fn a_notification_that_cannot_be_sent_is_one_line_of_the_log_and_no_more() {
     let folder = Folder::new();
     let agent_socket = folder.path("agent");
@@ -247,7 +262,8 @@ fn an_agent_on_a_vsock_port_serves_the_machine_itself() {
         return;
     }
     let port = 40_000 + std::process::id() % 10_000;
-    let _agent = Guard(lodger(&["serve", "--listen", &format!("vsock:{port}")]).spawn().expect("the agent starts"));
+    let _agent =
+        Guard(lodger(&["serve", "--listen", &format!("vsock:{port},cid=1")]).spawn().expect("the agent starts"));
     let address = format!("vsock:1:{port}");
     wait_until("the agent listens", || run(&["exec", "--to", &address, "--", "true"]).0 == Some(0));
     assert_eq!(run(&["exec", "--to", &address, "--", "sh", "-c", "echo $((6*7)); exit 3"]).1, "42\n");

@@ -151,6 +151,21 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_that_is_open_again_is_watched_again() {
+        let now = Instant::now();
+        let port = 60_000 + std::process::id() % 5_000;
+        let mut listening = dead(&format!("vsock:{port},cid=1"), now);
+        if open(&listening.addr).is_err() {
+            eprintln!("a_socket_that_is_open_again_is_watched_again was skipped: this kernel has no vsock");
+            return;
+        }
+        assert!(listening.close_if_dead(look(&listening), now) && listening.watch().is_none());
+        listening.open_if_due(now + PAUSE_FIRST);
+        assert!(!look(&listening).hung_up && listening.deadline().is_none());
+        assert!(!listening.close_if_dead(look(&listening), now));
+    }
+
+    #[test]
     fn a_socket_that_lived_long_is_opened_again_soon() {
         let start = Instant::now();
         let mut listening = dead("vsock:3:1", start);

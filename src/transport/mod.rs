@@ -29,7 +29,7 @@ use std::str::FromStr;
 
 use crate::link::pump::{Opener, Wishes};
 use crate::stream::Stream;
-use crate::sys::vsock::{CID_ANY, Kind, PORT_ANY};
+use crate::sys::vsock::{CID_ANY, PORT_ANY};
 
 /// Where the agent listens when nobody says where, and where the client looks for it.
 pub const DEFAULT: &str = "unix:/run/lodger.sock";
@@ -234,11 +234,7 @@ pub fn connect_with(addr: &Addr, wishes: Wishes) -> io::Result<Stream> {
         }
         _ if wishes.console.is_some() => unsupported(format!("{addr}: has no console; only serial lines have one")),
         Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),
-        Carrier::VsockPeer { cid, port } => {
-            let socket = crate::sys::vsock::socket(Kind::Stream)?;
-            vsock::connect(&socket, *cid, *port)?;
-            Ok(Stream::over_socket(socket))
-        }
+        Carrier::VsockPeer { cid, port } => vsock::open(*cid, *port),
         Carrier::Hvsock { path, port } => hvsock::connect(path, *port),
         Carrier::Port { path } => port::open(path),
         Carrier::Local => local::start(),

@@ -66,10 +66,17 @@ impl Peers {
     }
 }
 
-/// Connects a new socket to a port of a machine.
+/// Connects to a port of a machine.
 ///
 /// # Errors
 /// `TimedOut`; `ConnectionReset` when nobody listens there; what `hint` knows where nothing carries vsock to that machine.
+pub fn open(cid: u32, port: u32) -> io::Result<Stream> {
+    let socket = vsock::socket(Kind::Stream)?;
+    connect(&socket, cid, port)?;
+    Ok(Stream::over_socket(socket))
+}
+
+/// The same with a new socket of any kind, which may be bound already.
 pub fn connect(socket: &OwnedFd, cid: u32, port: u32) -> io::Result<()> {
     let deadline = Instant::now() + CONNECT_PATIENCE;
     if vsock::connect(socket.as_fd(), cid, port)? {
