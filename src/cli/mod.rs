@@ -136,9 +136,10 @@ const VERSION: Command =
 /// The options that every command with a connection has; behind its own in its help.
 const TARGET_HELP: &str = "
 Which guest:
-  --to ADDR    unix:PATH, port:PATH (a bare serial line or virtio port, or QEMU's socket of
-               one), or local: (an agent of its own on this machine); else the environment
-               variable LODGER_TO, else unix:/run/lodger.sock
+  --to ADDR    unix:PATH, vsock:CID:PORT, hvsock:PATH:PORT (the vsock socket of Firecracker,
+               Cloud Hypervisor or vhost-device-vsock), port:PATH (a bare serial line or
+               virtio port, or QEMU's socket of one), or local: (an agent of its own on this
+               machine); else the environment variable LODGER_TO, else unix:/run/lodger.sock
 ";
 
 /// Runs the command that the arguments (without the program's name) ask for.

@@ -40,20 +40,34 @@ impl Target {
         text.parse().map_err(|error| Failure::new(format!("{error}")))
     }
 
+    /// What would help against an error of connecting.
+    fn hint(&self, addr: &Addr, error: &io::Error) -> String {
+        use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+        let would_be_there = |port: u32| format!("; `lodger serve --listen vsock:{port}` would be an agent there");
+        match (&addr.carrier, error.kind()) {
+            // Without a number it is not the monitor's socket that nobody listens on, but the guest's port.
+            (Carrier::Hvsock { port, .. }, ConnectionRefused) if error.raw_os_error().is_none() => {
+                would_be_there(*port)
+            }
+            (Carrier::Hvsock { .. }, _) => String::new(),
+            (Carrier::VsockPeer { port, .. }, ConnectionReset) => would_be_there(*port),
+            (Carrier::VsockPeer { .. }, _) => transport::vsock::hint(error).to_owned(),
+            (_, NotFound | ConnectionRefused) if self.address.is_none() => {
+                "; `lodger serve` would be an agent there, --to or LODGER_TO names another place".to_owned()
+            }
+            (_, NotFound | ConnectionRefused) => "; `lodger serve` would be an agent there".to_owned(),
+            _ => String::new(),
+        }
+    }
+
     /// Connects.
     pub fn connect(&self) -> Result<Connection, Failure> {
         let addr = self.address()?;
         let stream = transport::connect(&addr).map_err(|error| {
-            let hint = match (error.kind(), &self.address) {
-                (io::ErrorKind::Unsupported, _) => return Failure::new(errno::describe(&error)),
-                (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, None) => {
-                    "; `lodger serve` would be an agent there, --to or LODGER_TO names another place"
-                }
-                (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, _) => {
-                    "; `lodger serve` would be an agent there"
-                }
-                _ => "",
-            };
+            if error.kind() == io::ErrorKind::Unsupported {
+                return Failure::new(errno::describe(&error));
+            }
+            let hint = self.hint(&addr, &error);
             Failure::new(format!("connect to {addr}: {}{hint}", errno::describe(&error)))
         })?;
         if matches!(addr.carrier, Carrier::Serial { .. }) {
