@@ -5,13 +5,21 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::engine::Ended;
 use crate::proto::{self, Circumstances, Opening, Protocol};
-use crate::server::{EXHAUSTED_PAUSE, Place, STACK_BYTES, Shared, report};
-use crate::stream::Stream;
+use crate::server::{Place, STACK_BYTES, Shared, report};
 use crate::sys::{errno, fd};
 use crate::transport::port;
+
+/// How often to open a line that is not there, or that ends as soon as it is opened (no device behind it, or a file in its place): while it
+/// may be about to come, as the ports of a virtio device do in the order of their numbers, and later.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_LATER: Duration = Duration::from_secs(1);
+
+/// How long to be quick.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// Serves a bare line, one peer after the other, in a thread of its own. A line that is not there yet, or goes, is tried again.
 pub fn start(shared: &Arc<Shared>, path: &Path, pinned: Option<&'static Protocol>) -> io::Result<()> {
@@ -19,11 +27,15 @@ pub fn start(shared: &Arc<Shared>, path: &Path, pinned: Option<&'static Protocol
     let path = path.to_owned();
     let work = move || {
         let stop = place.0.stop.as_fd();
-        let mut complained = None;
+        let (mut complained, mut in_vain_since) = (None, None);
         while !place.0.stopped() {
             let opened = Instant::now();
             match serve(&path, pinned, stop) {
-                Ok(()) => complained = None,
+                Ok(Ended::Regular) => {
+                    (complained, in_vain_since) = (None, None);
+                    continue;
+                }
+                Ok(_) => complained = None,
                 Err(error) => {
                     let text = errno::describe(&error);
                     if complained.as_ref() != Some(&text) {
@@ -32,8 +44,8 @@ pub fn start(shared: &Arc<Shared>, path: &Path, pinned: Option<&'static Protocol
                     }
                 }
             }
-            // A line that ends as soon as it is opened (no device behind it, or a file in its place) must not cost the processor.
-            let left = EXHAUSTED_PAUSE.saturating_sub(opened.elapsed());
+            let pause = pause(opened.duration_since(*in_vain_since.get_or_insert(opened)));
+            let left = pause.saturating_sub(opened.elapsed());
             if !left.is_zero() {
                 let _ = fd::wait_for(stop, fd::READ, Some(left));
             }
@@ -42,12 +54,32 @@ pub fn start(shared: &Arc<Shared>, path: &Path, pinned: Option<&'static Protocol
     thread::Builder::new().stack_size(STACK_BYTES).spawn(work).map(drop)
 }
 
-fn serve(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<()> {
-    let line: Stream = port::open(path)?;
-    if port::wait_for_peer(&line, stop)? {
-        // Noise must not choose a protocol on a line that has no connections.
-        let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
-        report(Ok(proto::serve(line, &Circumstances { pinned, opening: Opening::Agent, stop })?));
+/// How long a line is left alone after it was opened, when it has been opened in vain for this long.
+fn pause(in_vain: Duration) -> Duration {
+    if in_vain < HASTE { RETRY } else { RETRY_LATER }
+}
+
+/// Serves one peer. `Regular` means that there was one, or that the agent shall end.
+fn serve(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<Ended> {
+    let line = port::open(path)?;
+    if !port::wait_for_peer(&line, stop)? {
+        return Ok(Ended::Regular);
     }
-    Ok(())
+    // Noise must not choose a protocol on a line that has no connections.
+    let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
+    let ended = proto::serve(line, &Circumstances { pinned, opening: Opening::Agent, stop })?;
+    report(Ok(ended.clone()));
+    Ok(ended)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_stays_away_is_looked_for_once_a_second() {
+        assert_eq!(pause(Duration::ZERO), RETRY);
+        assert_eq!(pause(HASTE - Duration::from_millis(1)), RETRY);
+        assert_eq!(pause(HASTE), RETRY_LATER);
+    }
 }

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `unix:PATH[,mode=0600][,group=NAME]` | a unix socket | the same |
 //! | `port:PATH` | a bare line: a virtio port, or a serial line that nothing else is written to | the same, or the unix socket of a QEMU chardev |
+//! | `port:NAME` | the virtio port of that name, which has no slash | the same |
 //! | `stdio:` | the process's own stdin and stdout | – |
 //! | `local:` | – | an agent of its own for this one connection |
 //!
@@ -39,6 +40,7 @@ pub struct Addr {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
     Unix { path: PathBuf, mode: u32, group: Option<String> },
+    /// A path, or the name of a virtio port, which has no slash.
     Port { path: PathBuf },
     Stdio,
     Local,
@@ -128,7 +130,7 @@ mod tests {
         let carrier = Carrier::Unix { path: "/run/a.sock".into(), mode: 0o660, group: Some("kvm".into()) };
         assert_eq!(addr, Addr { carrier, protocol: Some("agentproto".into()) });
         assert_eq!(addr.to_string(), "unix:/run/a.sock");
-        for text in ["port:/dev/ttyS1", "stdio:", "local:", DEFAULT] {
+        for text in ["port:/dev/ttyS1", "port:org.lodger.0", "stdio:", "local:", DEFAULT] {
             assert_eq!(text.parse::<Addr>().expect("an address").to_string(), text);
         }
     }
