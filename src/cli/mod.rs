@@ -6,6 +6,7 @@ mod file;
 mod guest;
 mod image;
 mod listing;
+mod ping;
 mod replay;
 mod target;
 mod terminal;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lexopt::Parser;
 
@@ -100,7 +102,7 @@ struct Command {
 }
 
 /// All of them, in the order in which help lists them.
-const COMMANDS: [Command; 24] = [
+const COMMANDS: [Command; 25] = [
     exec::EXEC,
     exec::SHELL,
     copy::COPY,
@@ -114,7 +116,8 @@ const COMMANDS: [Command; 24] = [
     file::CHMOD,
     file::DF,
     target::PATH,
-    target::PING,
+    ping::PING,
+    ping::CONNECT,
     replay::REPLAY,
     image::INITRAMFS,
     vm::VM,
@@ -137,8 +140,10 @@ const VERSION: Command =
 const TARGET_HELP: &str = "
 Which guest:
   --to ADDR    unix:PATH, port:PATH (a bare serial line or virtio port, or QEMU's socket of
-               one), or local: (an agent of its own on this machine); else the environment
-               variable LODGER_TO, else unix:/run/lodger.sock
+               one), port:NAME (the virtio port of that name), or local: (an agent of its own
+               on this machine); else the environment variable LODGER_TO, else
+               unix:/run/lodger.sock
+  --wait S     wait for the agent, at most S seconds (default 0)
 ";
 
 /// Runs the command that the arguments (without the program's name) ask for.
@@ -233,6 +238,16 @@ fn no_more(parser: &mut Parser) -> Result<(), Failure> {
 /// A value that must be text.
 fn text(value: OsString) -> Result<String, Failure> {
     value.into_string().map_err(|value| Failure::new(format!("{}: not UTF-8", value.to_string_lossy())))
+}
+
+/// Longest time that an option takes, in seconds: a year, and no clock overflows.
+const SECONDS_MAX: f64 = 365.0 * 86_400.0;
+
+/// A value that must be a time in seconds.
+fn seconds(value: OsString, what: &str) -> Result<Duration, Failure> {
+    let number: f64 = number(value, what)?;
+    let time = Some(number).filter(|number| (0.0..=SECONDS_MAX).contains(number)).map(Duration::from_secs_f64);
+    time.ok_or_else(|| Failure::new(format!("{what} {number}: a time in seconds is wanted, at most a year")))
 }
 
 /// A value that must be a number.

@@ -10,14 +10,14 @@ use lexopt::{Arg, Parser};
 
 use crate::cli::exec::{self, Request};
 use crate::cli::image::Content;
-use crate::cli::{Command, Failure, number, text};
+use crate::cli::{Command, Failure, number, seconds, text};
 use crate::mkinitramfs::Image;
 use crate::sys::signal;
 use crate::vm::kernel::{self, Accelerator};
 use crate::vm::{Error, Machine};
 
-/// How long a guest may take until its agent answers: thirty times what it takes under TCG on a slow machine.
-const BOOT: Duration = Duration::from_secs(60);
+/// How long a guest may take until its agent answers, when nobody says: ten times what it takes under TCG on a slow machine.
+const WAIT: Duration = Duration::from_secs(30);
 
 pub const VM: Command = Command {
     name: "vm",
@@ -42,6 +42,7 @@ How PROGRAM runs:
   -C DIR, -e K=V, -t, -n, --record F   as for `lodger exec`
   --timeout S          end it all after S seconds, with exit status 124
   --console FILE       write the guest's console there
+  --wait S             how long the guest may take until its agent answers (default 30)
   --keep               leave the guest running, and print how to reach it; PROGRAM may be left out
   -q                   do not say which kernel and accelerator are used
 
@@ -65,6 +66,7 @@ struct Options {
     append: String,
     console: Option<PathBuf>,
     timeout: Option<Duration>,
+    wait: Duration,
     keep: bool,
     quiet: bool,
 }
@@ -80,6 +82,7 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
         append: String::new(),
         console: None,
         timeout: None,
+        wait: WAIT,
         keep: false,
         quiet: false,
     };
@@ -95,7 +98,8 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
             Arg::Long("cpus") => options.cpus = number(parser.value()?, "--cpus")?,
             Arg::Long("append") => options.append = text(parser.value()?)?,
             Arg::Long("console") => options.console = Some(PathBuf::from(parser.value()?)),
-            Arg::Long("timeout") => options.timeout = Some(seconds(number(parser.value()?, "--timeout")?)?),
+            Arg::Long("timeout") => options.timeout = Some(seconds(parser.value()?, "--timeout")?),
+            Arg::Long("wait") => options.wait = seconds(parser.value()?, "--wait")?,
             Arg::Long("keep") => options.keep = true,
             Arg::Short('q') => options.quiet = true,
             Arg::Short('C') => options.request.set_directory(parser.value()?),
@@ -113,13 +117,11 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
     if words.is_empty() && !options.keep {
         return Err(Failure::new("a program is missing; see `lodger help vm`"));
     }
+    if options.timeout == Some(Duration::ZERO) {
+        return Err(Failure::new("--timeout 0: no guest starts in no time"));
+    }
     options.request.set_words(words);
     Ok(options)
-}
-
-fn seconds(number: f64) -> Result<Duration, Failure> {
-    let time = Duration::try_from_secs_f64(number).ok().filter(|time| !time.is_zero());
-    time.ok_or_else(|| Failure::new(format!("--timeout {number}: a time in seconds is wanted")))
 }
 
 fn vm(parser: Parser) -> Result<ExitCode, Failure> {
@@ -146,7 +148,7 @@ fn vm(parser: Parser) -> Result<ExitCode, Failure> {
 fn run(machine: &Machine, image: Image, options: Options, signals: &OwnedFd) -> Result<ExitCode, Failure> {
     let start = Instant::now();
     let guest = machine.start(image)?;
-    let patience = options.timeout.map_or(BOOT, |timeout| timeout.min(BOOT));
+    let patience = options.timeout.map_or(options.wait, |timeout| timeout.min(options.wait));
     let mut connection = match guest.connect(patience, signals) {
         Err(error @ Error::Silent { .. }) if options.timeout == Some(patience) => {
             return Err(Failure::with_code(exec::TIMED_OUT, error.to_string()));

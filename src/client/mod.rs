@@ -3,6 +3,7 @@
 pub mod exec;
 pub mod files;
 pub mod output;
+pub mod ping;
 pub mod recorder;
 mod sink;
 
@@ -214,6 +215,13 @@ impl Connection {
             }
         }
         self.agent.clone().ok_or(Error::Silent(patience))
+    }
+
+    /// Makes `greet` say our greeting once more: what was said before the agent had opened the line is lost.
+    pub fn greet_again(&mut self) {
+        if self.agent.is_none() {
+            self.mark = 0;
+        }
     }
 
     /// Messages that the agent has sent since the last call.

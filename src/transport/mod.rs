@@ -39,9 +39,15 @@ pub struct Addr {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
-    Unix { path: PathBuf, mode: u32, group: Option<String> },
+    Unix {
+        path: PathBuf,
+        mode: u32,
+        group: Option<String>,
+    },
     /// A path, or the name of a virtio port, which has no slash.
-    Port { path: PathBuf },
+    Port {
+        path: PathBuf,
+    },
     Stdio,
     Local,
 }

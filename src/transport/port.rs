@@ -44,8 +44,8 @@ fn is_name(line: &Path) -> bool {
 /// The device of the virtio port that has this name. The links in /dev/virtio-ports are udev's, and most guests here have none.
 fn find(class: &Path, name: &Path) -> io::Result<PathBuf> {
     // Without the driver there is no such folder, and no port.
-    let mut devices: Vec<PathBuf> =
-        fs::read_dir(class).map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect());
+    let mut devices: Vec<PathBuf> = fs::read_dir(class)
+        .map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect());
     devices.sort();
     let mut names = Vec::new();
     for device in devices {
