@@ -1,5 +1,6 @@
 //! `ping` and `connect`: whether an agent is there, and how fast it answers.
 
+use std::collections::BinaryHeap;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, OwnedFd};
@@ -184,8 +185,8 @@ impl Statistics {
 
     /// Least, median and most; of an even number the median is the mean of the two in the middle. `None` when there is nothing.
     fn summary(&self) -> Option<[Duration; 3]> {
-        let mut times = self.times.clone();
-        times.sort_unstable();
+        // A heap sorts in a tenth of the code of `sort`.
+        let times = BinaryHeap::from(self.times.clone()).into_sorted_vec();
         let upper = *times.get(times.len() / 2)?;
         let lower = *times.get((times.len() - 1) / 2)?;
         Some([self.least, (lower + upper) / 2, self.most])

@@ -31,6 +31,7 @@ What is in the guest:
   --kernel FILE        the kernel; else LODGER_KERNEL, else the one that
                        initramfs/fetch-kernel.sh has fetched, else the newest in /boot
   --modules DIR        its modules (default: lib/modules/RELEASE beside its boot folder)
+  --module NAME        one of them, with the modules it depends on, loaded before the agent starts
   --add HOST[:GUEST]   a file or tree, at the same path in the guest or at GUEST
   --bin PROGRAM        a program of this machine, with the libraries it needs
   --busybox            this machine's busybox, with all its applets
@@ -91,6 +92,7 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
         match argument {
             Arg::Long("kernel") => options.kernel = Some(PathBuf::from(parser.value()?)),
             Arg::Long("modules") => options.modules = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("module") => options.content.modules.push(text(parser.value()?)?),
             Arg::Long("add") => options.content.added.push(parser.value()?),
             Arg::Long("bin") => options.content.programs.push(parser.value()?),
             Arg::Long("busybox") => options.content.busybox = true,
@@ -141,6 +143,7 @@ fn vm(parser: Parser) -> Result<ExitCode, Failure> {
     }
     let mut image = Image::new();
     options.content.put_into(&mut image)?;
+    options.content.put_modules_into(&mut image, machine.kernel.modules.as_deref())?;
     let signals = exec::catch_signals()?;
     run(&machine, image, options, &signals)
 }

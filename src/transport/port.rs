@@ -1,5 +1,6 @@
 //! Bare lines: virtio ports, and serial lines that nothing else is written to.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -43,23 +44,24 @@ fn is_name(line: &Path) -> bool {
 
 /// The device of the virtio port that has this name. The links in /dev/virtio-ports are udev's, and most guests here have none.
 fn find(class: &Path, name: &Path) -> io::Result<PathBuf> {
+    let (mut found, mut names) = (None, BTreeSet::new());
     // Without the driver there is no such folder, and no port.
-    let mut devices: Vec<PathBuf> = fs::read_dir(class)
-        .map_or_else(|_| Vec::new(), |entries| entries.flatten().map(|entry| entry.path()).collect());
-    devices.sort();
-    let mut names = Vec::new();
-    for device in devices {
+    for entry in fs::read_dir(class).into_iter().flatten().flatten() {
         // Empty for a port that nobody gave one.
-        let found = fs::read(device.join("name")).unwrap_or_default();
-        let found = found.trim_ascii_end();
-        if found == name.as_os_str().as_bytes() {
-            return Ok(Path::new("/dev").join(device.file_name().unwrap_or_default()));
-        }
-        if !found.is_empty() {
-            names.push(String::from_utf8_lossy(found).into_owned());
+        let port = fs::read(entry.path().join("name")).unwrap_or_default();
+        let port = port.trim_ascii_end();
+        if port == name.as_os_str().as_bytes() {
+            let device = Some(entry.file_name());
+            found = if found.is_none() { device } else { found.min(device) };
+        } else if !port.is_empty() {
+            names.insert(String::from_utf8_lossy(port).into_owned());
         }
     }
-    let others = if names.is_empty() { "there is none with a name".to_owned() } else { names.join(", ") };
+    if let Some(device) = found {
+        return Ok(Path::new("/dev").join(device));
+    }
+    let names = Vec::from_iter(names).join(", ");
+    let others = if names.is_empty() { "there is none with a name" } else { &names };
     let text = format!("no virtio port has this name (named ports: {others})");
     Err(io::Error::new(io::ErrorKind::NotFound, text))
 }
