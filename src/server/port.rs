@@ -11,7 +11,7 @@ use crate::engine::Ended;
 use crate::proto::{self, Circumstances, Opening, Protocol};
 use crate::server::{Place, STACK_BYTES, Shared, report};
 use crate::sys::{errno, fd};
-use crate::transport::port;
+use crate::transport::port::{self, Peer};
 
 /// How often to open a line that is not there, or that ends as soon as it is opened (no device behind it, or a file in its place): while it
 /// may be about to come, as the ports of a virtio device do in the order of their numbers, and later.
@@ -31,11 +31,11 @@ pub fn start(shared: &Arc<Shared>, path: &Path, pinned: Option<&'static Protocol
         while !place.0.stopped() {
             let opened = Instant::now();
             match serve(&path, pinned, stop) {
-                Ok(Ended::Regular) => {
+                Ok(true) => {
                     (complained, in_vain_since) = (None, None);
                     continue;
                 }
-                Ok(_) => complained = None,
+                Ok(false) => complained = None,
                 Err(error) => {
                     let text = errno::describe(&error);
                     if complained.as_ref() != Some(&text) {
@@ -59,17 +59,19 @@ fn pause(in_vain: Duration) -> Duration {
     if in_vain < HASTE { RETRY } else { RETRY_LATER }
 }
 
-/// Serves one peer. `Regular` means that there was one, or that the agent shall end.
-fn serve(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<Ended> {
+/// Serves one peer. `false`: there may have been none, and the line may end at once again.
+fn serve(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<bool> {
     let line = port::open(path)?;
-    if !port::wait_for_peer(&line, stop)? {
-        return Ok(Ended::Regular);
+    let peer = port::wait_for_peer(&line, stop)?;
+    if peer == Peer::Stop {
+        return Ok(true);
     }
     // Noise must not choose a protocol on a line that has no connections.
     let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
     let ended = proto::serve(line, &Circumstances { pinned, opening: Opening::Agent, stop })?;
-    report(Ok(ended.clone()));
-    Ok(ended)
+    let was_used = ended == Ended::Regular;
+    report(Ok(ended));
+    Ok(peer == Peer::Came || was_used)
 }
 
 #[cfg(test)]

@@ -66,13 +66,23 @@ fn find(class: &Path, name: &Path) -> io::Result<PathBuf> {
     Err(io::Error::new(io::ErrorKind::NotFound, text))
 }
 
-/// Waits until somebody is at the other end of the line, or until `stop` can be read. `false`: it could.
+/// What a wait for a peer has found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// Somebody is there, as far as the line can tell: most lines always say so.
+    IsThere,
+    /// The other end was closed, and somebody has opened it.
+    Came,
+    Stop,
+}
+
+/// Waits until somebody is at the other end of the line, or until `stop` can be read.
 ///
 /// # Errors
 /// `NotFound` when the line's device is gone, as a port or a serial line that was unplugged: another one may have its name by now.
-pub fn wait_for_peer(line: &Stream, stop: impl AsFd) -> io::Result<bool> {
+pub fn wait_for_peer(line: &Stream, stop: impl AsFd) -> io::Result<Peer> {
     if has_peer(line)? {
-        return Ok(true);
+        return Ok(Peer::IsThere);
     }
     // A virtio port whose host side is closed is hung up, and poll(2) says so at once and for ever. But its driver wakes who waits for the
     // port when the host opens it (`wake_up_interruptible` under VIRTIO_CONSOLE_PORT_OPEN in Linux's drivers/char/virtio_console.c), and an
@@ -82,7 +92,7 @@ pub fn wait_for_peer(line: &Stream, stop: impl AsFd) -> io::Result<bool> {
         // In this order: what changes behind the look is not forgotten.
         changes.forget()?;
         if has_peer(line)? {
-            return Ok(true);
+            return Ok(Peer::Came);
         }
         if is_removed(line.output())? {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the device is gone"));
@@ -92,7 +102,7 @@ pub fn wait_for_peer(line: &Stream, stop: impl AsFd) -> io::Result<bool> {
         set.watch(changes.watch(), fd::READ);
         set.wait(Some(LOOK))?;
         if set.ready(0).readable {
-            return Ok(false);
+            return Ok(Peer::Stop);
         }
     }
 }
