@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use lexopt::{Arg, Parser};
 
 use crate::cli::target::{LINE_PATIENCE, Target};
-use crate::cli::{Command, Failure, harmless, no_more, number, seconds};
+use crate::cli::{Command, Failure, harmless, no_more, number, seconds, with_thousandths};
 use crate::client::ping::Heard;
 use crate::client::{Connection, Error};
 use crate::sys::signal::{self, SIGINT, SIGTERM};
@@ -71,7 +71,7 @@ fn introduce(target: &Target) -> Result<Connection, Failure> {
     let start = Instant::now();
     let (connection, agent) = target.greet()?;
     let time = millis(start.elapsed());
-    writeln!(io::stdout(), "{} at {}, connected in {time:.3} ms", harmless(&agent.program), target.address()?)?;
+    writeln!(io::stdout(), "{} at {}, connected in {time} ms", harmless(&agent.program), target.address()?)?;
     Ok(connection)
 }
 
@@ -96,8 +96,8 @@ fn ping(mut parser: Parser) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(if series.statistics.answered == series.sent { 0 } else { UNANSWERED }))
 }
 
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+fn millis(time: Duration) -> String {
+    with_thousandths(time.as_micros())
 }
 
 /// One run of questions.
@@ -149,7 +149,7 @@ impl Series {
         let (_, number, asked) = self.open.remove(index);
         let time = asked.elapsed();
         self.statistics.add(time);
-        writeln!(io::stdout(), "answer from {} seq={number} time={:.3} ms", self.addr, millis(time))
+        writeln!(io::stdout(), "answer from {} seq={number} time={} ms", self.addr, millis(time))
     }
 
     fn sum_up(&self) -> io::Result<()> {
@@ -158,7 +158,7 @@ impl Series {
         let mut out = io::stdout().lock();
         writeln!(out, "--- {} ---\n{sent} sent, {answered} answered, {lost}% lost", self.addr)?;
         let Some([least, median, most]) = self.statistics.summary() else { return Ok(()) };
-        writeln!(out, "min/median/max = {:.3}/{:.3}/{:.3} ms", millis(least), millis(median), millis(most))
+        writeln!(out, "min/median/max = {}/{}/{} ms", millis(least), millis(median), millis(most))
     }
 }
 

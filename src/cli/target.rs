@@ -115,8 +115,11 @@ impl Target {
     }
 
     fn failure(&self, addr: &Addr, unreached: Unreached) -> Failure {
-        let waited =
-            if self.wait.is_zero() { String::new() } else { format!("; waited {} s", self.wait.as_secs_f32()) };
+        let waited = if self.wait.is_zero() {
+            String::new()
+        } else {
+            format!("; waited {}.{} s", self.wait.as_secs(), self.wait.subsec_millis() / 100)
+        };
         let error = match unreached {
             Unreached::NoAnswer(error) => return Failure::new(format!("{addr}: {error}{waited}")),
             Unreached::NoStream(error) => error,

@@ -61,7 +61,9 @@ impl fmt::Display for Error {
             Error::Protocol(text) => write!(f, "not understood: {text}; is that a lodger agent?"),
             Error::Remote { text, .. } | Error::NotStarted { text, .. } => f.write_str(text),
             Error::Local { what, error } => write!(f, "{what}: {}", errno::describe(error)),
-            Error::Silent(time) => write!(f, "no agent answered within {:.1} s", time.as_secs_f32()),
+            Error::Silent(time) => {
+                write!(f, "no agent answered within {}.{} s", time.as_secs(), time.subsec_millis() / 100)
+            }
         }
     }
 }
