@@ -12,6 +12,8 @@ pub mod file;
 pub mod process;
 pub mod signal;
 pub mod tty;
+#[cfg(all(panic = "abort", target_env = "musl"))]
+mod unwind;
 
 use std::io;
 
