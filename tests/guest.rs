@@ -3,122 +3,18 @@
 //! They need QEMU, a kernel (initramfs/fetch-kernel.sh), a static busybox and the static binary; without one of these each test says that it
 //! was skipped and why, and LODGER_REQUIRE_GUEST=1 makes that a failure. LODGER_BOOTS is how often a guest is booted in a row.
 
+#[path = "support/guest.rs"]
+mod guest;
 mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Folder, lives, wait_until};
-
-/// Longest time for one guest's whole life; the usual one is 2 to 3 s.
-const GUEST_PATIENCE: &str = "100";
-
-/// The static binary, and that everything else is there; `None` when the test must be skipped.
-fn lodger(test: &str) -> Option<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let static_binary = std::env::var_os("LODGER_STATIC")
-        .map_or_else(|| root.join("target/x86_64-unknown-linux-musl/release/lodger"), PathBuf::from);
-    let on_path = |name: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
-    };
-    let kernel = std::env::var_os("LODGER_KERNEL").is_some()
-        || fs::read_dir(root.join("build/kernel/boot")).is_ok_and(|mut entries| entries.next().is_some());
-    let missing = [
-        ("the static binary (cargo build --release --target x86_64-unknown-linux-musl)", static_binary.is_file()),
-        ("qemu-system-x86_64", on_path("qemu-system-x86_64")),
-        ("a kernel (initramfs/fetch-kernel.sh)", kernel),
-        ("busybox", on_path("busybox")),
-    ];
-    let missing: Vec<&str> = missing.iter().filter(|(_, there)| !there).map(|(name, _)| *name).collect();
-    if missing.is_empty() {
-        return Some(static_binary);
-    }
-    let text = format!("{test} was skipped: there is no {}", missing.join(", no "));
-    assert!(std::env::var_os("LODGER_REQUIRE_GUEST").is_none_or(|value| value.is_empty()), "{text}");
-    // Straight to the descriptor: the harness would keep the words of a test that passes to itself.
-    let _ = writeln!(std::io::stderr(), "{text}");
-    None
-}
-
-fn vm(lodger: &Path, options: &[&str], words: &[&str]) -> Command {
-    let mut command = Command::new(lodger);
-    command.args(["vm", "-q", "--timeout", GUEST_PATIENCE]).args(options).arg("--").args(words);
-    command.stdin(Stdio::null());
-    command
-}
-
-fn run(command: &mut Command) -> Output {
-    command.output().expect("lodger starts")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A guest that stays, until it is dropped.
-struct Kept {
-    lodger: PathBuf,
-    address: String,
-    pid: u32,
-}
-
-impl Kept {
-    fn start(lodger: &Path, options: &[&str]) -> Kept {
-        let mut command = Command::new(lodger);
-        command.args(["vm", "-q", "--keep"]).args(options).stdin(Stdio::null());
-        let output = run(&mut command);
-        let said = text(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        let address = said.split("--to ").nth(1).and_then(|rest| rest.split_whitespace().next()).expect("an address");
-        let pid = said.split("process ").nth(1).and_then(|rest| rest.split(';').next()).expect("a process");
-        Kept { lodger: lodger.to_owned(), address: address.to_owned(), pid: pid.parse().expect("a number") }
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(&self.lodger);
-        command.args(words).env("LODGER_TO", &self.address).stdin(Stdio::null());
-        command
-    }
-
-    fn shell(&self, script: &str) -> String {
-        let output = run(&mut self.command(&["exec", "--", "sh", "-c", script]));
-        assert!(output.status.success(), "{script}: {}", text(&output.stderr));
-        text(&output.stdout)
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-9", &self.pid.to_string()]).status();
-        if let Some(folder) = self.address.strip_prefix("serial:").and_then(|path| Path::new(path).parent()) {
-            let _ = fs::remove_dir_all(folder);
-        }
-    }
-}
-
-/// Ends a client, with whatever it has started, when a test fails half-way.
-struct Client(Child);
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Processes whose command line has this word.
-fn processes_with(word: &str) -> Vec<u32> {
-    let entries = fs::read_dir("/proc").expect("processes").flatten();
-    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    numbers
-        .filter(|pid| text(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()).contains(word) && lives(*pid))
-        .collect()
-}
+use guest::{Client, Kept, kernel, lodger, processes_with, run, text, vm};
+use support::{Folder, wait_until};
 
 #[test]
 fn a_program_in_a_guest_has_its_streams_and_its_exit_status() {
@@ -354,17 +250,6 @@ fn a_program_on_the_kernel_command_line_reports_its_status_without_any_agent() {
     let said = fs::read_to_string(&console).unwrap_or_default();
     assert_eq!(status.code(), Some(5 * 2 + 1), "{said}");
     assert!(said.contains("I am here") && said.contains("lodger: exec ended with 5"), "{said}");
-}
-
-fn kernel() -> PathBuf {
-    if let Some(kernel) = std::env::var_os("LODGER_KERNEL") {
-        return PathBuf::from(kernel);
-    }
-    let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("build/kernel/boot");
-    let entries = fs::read_dir(boot).expect("fetched kernels").flatten().map(|entry| entry.path());
-    let is_kernel =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz-"));
-    entries.filter(is_kernel).max().expect("a kernel")
 }
 
 #[test]

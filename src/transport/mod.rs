@@ -8,6 +8,7 @@
 //! | `hvsock:PATH:PORT` | – | that port of the guest behind the unix socket of Firecracker, Cloud Hypervisor or vhost-device-vsock |
 //! | `serial:PATH[,baud=N][,rtscts]` | many connections over a serial line that others may print on | the same, or the unix socket of a QEMU chardev |
 //! | `port:PATH` | a bare line: a virtio port, or a serial line that nothing else is written to | the same, or the unix socket of a QEMU chardev |
+//! | `port:NAME` | the virtio port of that name, which has no slash | the same |
 //! | `stdio:` | the process's own stdin and stdout | – |
 //! | `local:` | – | an agent of its own for this one connection |
 //!
@@ -70,6 +71,7 @@ pub enum Carrier {
         path: PathBuf,
         port: u32,
     },
+    /// A path, or the name of a virtio port, which has no slash.
     Port {
         path: PathBuf,
     },
@@ -256,7 +258,9 @@ mod tests {
         let carrier = Carrier::Unix { path: "/run/a.sock".into(), mode: 0o660, group: Some("kvm".into()) };
         assert_eq!(addr, Addr { carrier, protocol: Some("agentproto".into()) });
         assert_eq!(addr.to_string(), "unix:/run/a.sock");
-        for text in ["vsock:1", "vsock:3:1", "hvsock:/a:b:1", "port:/dev/ttyS1", "stdio:", "local:", DEFAULT] {
+        let lines = ["port:/dev/ttyS1", "port:org.lodger.0", "serial:/dev/ttyS0"];
+        let others = ["vsock:1", "vsock:3:1", "hvsock:/a:b:1", "stdio:", "local:", DEFAULT];
+        for text in lines.into_iter().chain(others) {
             assert_eq!(text.parse::<Addr>().expect("an address").to_string(), text);
         }
     }
