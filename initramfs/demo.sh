@@ -51,7 +51,7 @@ folder=$(dirname "${LODGER_TO#port:}")
 export LODGER_TO
 printf '\n$ export LODGER_TO=%s\n' "$LODGER_TO"
 
-show lodger ping
+show lodger ping -c 1
 show lodger exec -- sh -c 'echo to stdout; echo to stderr >&2; kill -TERM $$'
 mkdir -p "$work/tree/deep"
 seq 1 100000 > "$work/tree/numbers"

@@ -52,6 +52,17 @@ add_kernel() {
     sh initramfs/fetch-kernel.sh >/dev/null
 }
 
+# The vsock device of guests, once: into cargo's home where CI keeps that, else into build/. About half a minute on two cores.
+add_vsock_device() {
+    if [ -x build/tools/bin/vhost-device-vsock ] || command -v vhost-device-vsock >/dev/null; then return 0; fi
+    say "installing vhost-device-vsock"
+    root=build/tools
+    [ -z "${CI:-}" ] || root=${CARGO_HOME:-$HOME/.cargo}
+    # Its own target directory: that of the project stays as it is.
+    CARGO_TARGET_DIR=build/tools-target cargo install vhost-device-vsock@0.3.0 --locked --root "$root" >&2
+    rm -rf build/tools-target
+}
+
 build_static() {
     say "building the static binary"
     cargo build --release --target "$target" >&2

@@ -21,6 +21,7 @@
 //! | [`transport`] | addresses; listening and connecting |
 //! | [`engine`] | many programs on one stream |
 //! | [`proto`] | bytes to calls of services, one protocol a file |
+//! | [`notify`] | readiness, for whoever started the machine |
 //! | [`server`] | listeners, and a thread for each connection |
 //! | [`client`] | the host's side of a connection |
 //! | [`mkinitramfs`] | which files go into an archive |
@@ -65,6 +66,7 @@ pub mod files;
 pub mod init;
 pub mod link;
 pub mod mkinitramfs;
+pub mod notify;
 pub mod proto;
 pub mod server;
 pub mod stream;

@@ -508,6 +508,4 @@ fn the_guest_itself_is_looked_at() {
     assert!(found.lines().next().is_some_and(|path| path.starts_with('/') && path.ends_with("/sh")), "{found}");
     assert!(text(run(["path", "-l", "sh"])).starts_with("-rwx"));
     run(["path", "no-such-program"]).bad(127, &["no-such-program", "not found"]);
-    let answers = text(run(["ping", "-c", "3"]));
-    assert!(answers.starts_with("lodger ") && answers.matches("answer in").count() == 3, "{answers}");
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 20] = [
+const TABLE: [(&str, u32, &[&str]); 21] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
@@ -24,9 +24,11 @@ const TABLE: [(&str, u32, &[&str]); 20] = [
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
     ("proto", 4, &["engine", "exec", "files", "stream", "sys", "version", "wire"]),
+    // `version`: it says what is ready.
+    ("notify", 4, &["sys", "transport", "version"]),
     // `engine`, `exec`: how a connection ended, and how long its programs may still take. `stream`, `sys`: it accepts. `link`: what is
-    // accepted on a line comes from there.
-    ("server", 5, &["engine", "exec", "link", "proto", "stream", "sys", "transport"]),
+    // accepted on a line comes from there. `notify`: its listeners are open.
+    ("server", 5, &["engine", "exec", "link", "notify", "proto", "stream", "sys", "transport"]),
     // `version`: it tells the agent what it is.
     ("client", 5, &["stream", "sys", "version", "wire"]),
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.

@@ -4,7 +4,8 @@
 #     tests/run.sh [-y] [--boots N | --soak] [CARGO TEST ARGUMENTS]
 #
 # Does all the set-up first: the Rust target, the Debian packages that are missing (asks before; -y does not ask), a kernel that is
-# unpacked into build/, the static binary. --boots N boots a guest N times in a row (default 5), --soak 50 times. Needs Rust.
+# unpacked into build/, the vsock device of guests (a crate, built once), the static binary. --boots N boots a guest N times in a row
+# (default 5), --soak 50 times. Needs Rust.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -20,7 +21,7 @@ while [ $# -gt 0 ]; do
             boots=$2
             shift
             ;;
-        -h | --help) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit ;;
         *) break ;;
     esac
     shift
@@ -30,6 +31,7 @@ done
 add_target
 add_packages cc:gcc qemu-system-x86_64:qemu-system-x86 busybox:busybox-static script:bsdutils
 add_kernel
+add_vsock_device
 build_static
 
 LODGER_REQUIRE_GUEST=1 LODGER_BOOTS=$boots cargo test --no-fail-fast "$@"

@@ -105,7 +105,7 @@ fn exec(mut parser: Parser) -> Result<ExitCode, Failure> {
     let (mut target, mut request, mut words) = (Target::default(), Request::default(), Vec::new());
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("to") => target.set(parser.value()?)?,
+            Arg::Long(name) if Target::has(name) => target.take(name.to_owned(), &mut parser)?,
             Arg::Short('C') => request.set_directory(parser.value()?),
             Arg::Short('e') => request.add_variable(parser.value()?)?,
             Arg::Short('u') => request.exec.extension.user = text(parser.value()?)?,
@@ -144,7 +144,7 @@ fn shell(mut parser: Parser) -> Result<ExitCode, Failure> {
     let (mut target, mut words) = (Target::default(), Vec::new());
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("to") => target.set(parser.value()?)?,
+            Arg::Long(name) if Target::has(name) => target.take(name.to_owned(), &mut parser)?,
             Arg::Short('C') => request.set_directory(parser.value()?),
             Arg::Short('e') => request.add_variable(parser.value()?)?,
             Arg::Short('u') => request.exec.extension.user = text(parser.value()?)?,

@@ -109,7 +109,7 @@ impl Arguments {
         let mut arguments = Arguments::default();
         while let Some(argument) = parser.next()? {
             match argument {
-                Arg::Long("to") => arguments.target.set(parser.value()?)?,
+                Arg::Long(name) if Target::has(name) => arguments.target.take(name.to_owned(), &mut parser)?,
                 Arg::Short('m') if known.contains('m') => arguments.mode = Some(octal(parser.value()?)?),
                 Arg::Short(flag) if known.contains(flag) => arguments.flags.push(flag),
                 Arg::Value(path) => arguments.paths.push(path.into_vec()),

@@ -18,6 +18,8 @@ pub const SERVE: Command = Command {
 
   --listen ADDR   where to listen; may stand several times (default unix:/run/lodger.sock):
                   unix:PATH[,mode=0600][,group=NAME]   a unix socket
+                  vsock:PORT[,cid=N]   a vsock port, for the host and this machine itself;
+                               cid=N: for that CID alone, cid=any: for all
                   port:PATH    a virtio port, or a serial line that nothing else writes to
                   stdio:       serve stdin and stdout, and end with them
                   ,proto=NAME behind an address pins the protocol
@@ -26,7 +28,7 @@ Every program that is run ends when its connection does (SIGHUP, then SIGKILL), 
 everything at SIGTERM. Whoever can connect can do what this agent's user can.
 
 Environment: LODGER_LOG is the lowest level of messages on stderr: error, warn (default), info,
-debug, trace.
+debug, trace. NOTIFY_SOCKET is told when all addresses are open, as by sd_notify(3).
 ",
     run: serve,
 };
@@ -78,6 +80,7 @@ On the kernel's command line:
   lodger.hostname=NAME
   lodger.exec=\"PROGRAM ARGUMENT...\"   run this on the console, then power off; its exit
                           status is reported on the console and through isa-debug-exit
+  vmm.notify_socket=vsock:CID:PORT      where the agent says READY=1 (also a credential)
 
 The file /etc/lodger/modules lists kernel modules to load first, one path a line.
 ",

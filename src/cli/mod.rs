@@ -6,6 +6,7 @@ mod file;
 mod guest;
 mod image;
 mod listing;
+mod ping;
 mod replay;
 mod target;
 mod terminal;
@@ -16,6 +17,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lexopt::Parser;
 
@@ -100,7 +102,7 @@ struct Command {
 }
 
 /// All of them, in the order in which help lists them.
-const COMMANDS: [Command; 24] = [
+const COMMANDS: [Command; 25] = [
     exec::EXEC,
     exec::SHELL,
     copy::COPY,
@@ -114,7 +116,8 @@ const COMMANDS: [Command; 24] = [
     file::CHMOD,
     file::DF,
     target::PATH,
-    target::PING,
+    ping::PING,
+    ping::CONNECT,
     replay::REPLAY,
     image::INITRAMFS,
     vm::VM,
@@ -136,9 +139,13 @@ const VERSION: Command =
 /// The options that every command with a connection has; behind its own in its help.
 const TARGET_HELP: &str = "
 Which guest:
-  --to ADDR    unix:PATH, port:PATH (a bare serial line or virtio port, or QEMU's socket of
-               one), or local: (an agent of its own on this machine); else the environment
-               variable LODGER_TO, else unix:/run/lodger.sock
+  --to ADDR    unix:PATH, vsock:CID:PORT, hvsock:PATH:PORT (the vsock socket of Firecracker,
+               Cloud Hypervisor or vhost-device-vsock), serial:PATH[,baud=N][,rtscts] (a serial
+               line, or QEMU's socket of one), port:PATH (a bare line), port:NAME (the virtio
+               port of that name), or local: (an agent of its own on this machine); else the
+               environment variable LODGER_TO, else unix:/run/lodger.sock
+  --wait S     wait for the agent, at most S seconds (default 0)
+  --console F  with serial: write the text that comes over the line to file F, or to stdout (-)
 ";
 
 /// Runs the command that the arguments (without the program's name) ask for.
@@ -235,6 +242,35 @@ fn text(value: OsString) -> Result<String, Failure> {
     value.into_string().map_err(|value| Failure::new(format!("{}: not UTF-8", value.to_string_lossy())))
 }
 
+/// Longest time that an option takes: a year, and no clock overflows.
+const TIME_MAX: Duration = Duration::from_secs(365 * 86_400);
+
+/// A value that must be a time in seconds.
+fn seconds(value: OsString, what: &str) -> Result<Duration, Failure> {
+    let text = text(value)?;
+    let time = decimal(&text).filter(|time| *time <= TIME_MAX);
+    time.ok_or_else(|| Failure::new(format!("{what} {text}: a time in seconds is wanted, at most a year")))
+}
+
+/// A number with a decimal point or without, from 0 on, as so many seconds; digits behind the ninth are cut off. Reading it as a float, and
+/// writing floats, would add 30 KB to the program.
+fn decimal(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.len() + fraction.len() == 0 || !digits(whole) || !digits(fraction) {
+        return None;
+    }
+    let seconds = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+    let nanoseconds =
+        fraction.bytes().chain([b'0'; 9]).take(9).fold(0, |sum, digit| sum * 10 + u32::from(digit - b'0'));
+    Some(Duration::new(seconds, nanoseconds))
+}
+
+/// A number of thousandths, with its point.
+fn with_thousandths(number: u128) -> String {
+    format!("{}.{:03}", number / 1000, number % 1000)
+}
+
 /// A value that must be a number.
 fn number<T: std::str::FromStr>(value: OsString, what: &str) -> Result<T, Failure>
 where
@@ -242,4 +278,22 @@ where
 {
     let text = text(value)?;
     text.parse().map_err(|error| Failure::new(format!("{what} {text}: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_decimal_number_is_read_to_the_nanosecond() {
+        for (text, nanoseconds) in [("0", 0), ("1", 1_000_000_000), ("0.5", 500_000_000), (".25", 250_000_000)] {
+            assert_eq!(decimal(text), Some(Duration::from_nanos(nanoseconds)), "{text}");
+        }
+        assert_eq!(decimal("2."), Some(Duration::from_secs(2)));
+        assert_eq!(decimal("0.1234567899"), Some(Duration::from_nanos(123_456_789)));
+        assert_eq!(decimal(&format!("{}", u64::MAX)), Some(Duration::from_secs(u64::MAX)));
+        for text in ["", ".", "-1", "+1", "1e3", "nan", "inf", "1.2.3", "1,5", " 1", "18446744073709551616"] {
+            assert_eq!(decimal(text), None, "{text}");
+        }
+    }
 }

@@ -1,35 +1,69 @@
-//! Which agent a command talks to; and the commands that only look at it.
+//! Which agent a command talks to, how long it waits for it; and the command that looks at its programs.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::process::ExitCode;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use lexopt::{Arg, Parser};
 
-use crate::cli::{Command, Failure, NOT_FOUND, harmless, listing, number, text};
+use crate::cli::{Command, Failure, NOT_FOUND, listing, seconds, text};
 use crate::client::{Connection, Error};
+use crate::link::pump::Wishes;
+use crate::stream::Stream;
+use crate::sys::file::{ENODEV, ENXIO};
 use crate::sys::{errno, fd};
 use crate::transport::{self, Addr, Carrier};
+use crate::wire::frame::Hello;
 
 /// How long an agent at the other end of a bare line may take to answer before nobody seems to be there.
-const LINE_PATIENCE: Duration = Duration::from_secs(5);
+pub const LINE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to listen on a bare line before we speak up: longer than an agent takes to open it after it has noticed us.
 const LINE_OPENING: Duration = Duration::from_millis(300);
 
-/// The address that a command was given.
+/// How often to look meanwhile whether an agent has opened the line only after we had spoken.
+const LINE_LOOK: Duration = Duration::from_millis(100);
+
+/// Pauses between attempts to connect: from the shortest, each twice as long as the one before, to the longest.
+const RETRY_SHORTEST: Duration = Duration::from_millis(5);
+const RETRY_LONGEST: Duration = Duration::from_millis(200);
+
+/// The agent that a command talks to, as its options name it.
 #[derive(Debug, Default)]
 pub struct Target {
     address: Option<String>,
+    /// How long to wait for an agent that is not there yet.
+    wait: Duration,
+    /// Where the text goes that comes over a serial line.
+    console: Option<OwnedFd>,
+}
+
+/// Why there is no connection.
+enum Unreached {
+    NoStream(io::Error),
+    NoAnswer(Error),
 }
 
 impl Target {
-    /// Takes the value of `--to`.
-    pub fn set(&mut self, value: OsString) -> Result<(), Failure> {
-        self.address = Some(text(value)?);
+    /// Whether this is the name of an option that every command with a connection has; `take` it then.
+    pub fn has(option: &str) -> bool {
+        matches!(option, "to" | "wait" | "console")
+    }
+
+    /// Takes such an option with its value.
+    pub fn take(&mut self, option: String, parser: &mut Parser) -> Result<(), Failure> {
+        let value = parser.value()?;
+        match option.as_str() {
+            "wait" => self.wait = seconds(value, "--wait")?,
+            "console" => self.console = Some(open_console(&value)?),
+            _ => self.address = Some(text(value)?),
+        }
         Ok(())
     }
 
@@ -40,83 +74,152 @@ impl Target {
         text.parse().map_err(|error| Failure::new(format!("{error}")))
     }
 
-    /// Connects.
+    /// What would help against an error of connecting.
+    fn hint(&self, addr: &Addr, error: &io::Error) -> String {
+        use io::ErrorKind::{ConnectionRefused, ConnectionReset, NotFound};
+        let would_be_there = |port: u32| format!("; `lodger serve --listen vsock:{port}` would be an agent there");
+        match (&addr.carrier, error.kind()) {
+            // Without a number it is not the monitor's socket that nobody listens on, but the guest's port.
+            (Carrier::Hvsock { port, .. }, ConnectionRefused) if error.raw_os_error().is_none() => {
+                would_be_there(*port)
+            }
+            (Carrier::Hvsock { .. }, _) => String::new(),
+            (Carrier::VsockPeer { port, .. }, ConnectionReset) => would_be_there(*port),
+            (Carrier::VsockPeer { .. }, _) => transport::vsock::hint(error).to_owned(),
+            (_, NotFound | ConnectionRefused) if self.address.is_none() => {
+                "; `lodger serve` would be an agent there, --to or LODGER_TO names another place".to_owned()
+            }
+            (_, NotFound | ConnectionRefused) => {
+                "; `lodger serve` would be an agent there, --wait SECONDS waits for one".to_owned()
+            }
+            _ => String::new(),
+        }
+    }
+
+    /// Connects; waits for the agent as long as `--wait` says.
     pub fn connect(&self) -> Result<Connection, Failure> {
         let addr = self.address()?;
-        let stream = transport::connect(&addr).map_err(|error| {
-            let hint = match (error.kind(), &self.address) {
-                (io::ErrorKind::Unsupported, _) => return Failure::new(errno::describe(&error)),
-                (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, None) => {
-                    "; `lodger serve` would be an agent there, --to or LODGER_TO names another place"
-                }
-                (io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused, _) => {
-                    "; `lodger serve` would be an agent there"
-                }
-                _ => "",
+        let deadline = Instant::now() + self.wait;
+        let mut pause = RETRY_SHORTEST;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let unreached = match self.attempt(&addr, left) {
+                Ok(connection) => return Ok(connection),
+                Err(unreached) => unreached,
             };
-            Failure::new(format!("connect to {addr}: {}{hint}", errno::describe(&error)))
-        })?;
-        if matches!(addr.carrier, Carrier::Serial { .. }) {
-            let mut connection = Connection::open(stream);
-            connection.greet(LINE_PATIENCE)?;
-            return Ok(connection);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || !unreached.may_change() {
+                return Err(self.failure(&addr, unreached));
+            }
+            // Nothing tells of an agent that is about to come.
+            thread::sleep(pause.min(left));
+            pause = (pause * 2).min(RETRY_LONGEST);
         }
-        if !matches!(addr.carrier, Carrier::Port { .. }) {
-            return Ok(Connection::open(stream));
+    }
+
+    /// Connects, and greets; waits for the agent as long as `--wait` says.
+    pub fn greet(&self) -> Result<(Connection, Hello), Failure> {
+        let mut connection = self.connect()?;
+        let agent = connection.greet(LINE_PATIENCE).map_err(|error| self.no_answer(&error))?;
+        Ok((connection, agent))
+    }
+
+    fn no_answer(&self, error: &Error) -> Failure {
+        Failure::new(self.address().map_or_else(|_| error.to_string(), |addr| format!("{addr}: {error}")))
+    }
+
+    /// Tries once; the agent gets at most `left` for its answer if we wait for it at all.
+    fn attempt(&self, addr: &Addr, left: Duration) -> Result<Connection, Unreached> {
+        let console = self.console.as_ref().map(OwnedFd::try_clone).transpose().map_err(Unreached::NoStream)?;
+        let wishes = Wishes { console, starts: false };
+        let stream = transport::connect_with(addr, wishes).map_err(Unreached::NoStream)?;
+        let patience = if self.wait.is_zero() { LINE_PATIENCE } else { left.clamp(LINE_LOOK, LINE_PATIENCE) };
+        if matches!(addr.carrier, Carrier::Port { .. }) {
+            return greet_on_line(stream, patience).map_err(Unreached::NoAnswer);
         }
-        // An agent that opens the line speaks first; one that has it open already waits for us.
-        let mut connection = Connection::on_line(stream);
-        let failed = |error| Failure::new(format!("{addr}: {error}"));
-        let heard = Instant::now() + LINE_OPENING;
-        while !connection.hears_agent().map_err(failed)? && Instant::now() < heard {
-            let left = heard.saturating_duration_since(Instant::now());
-            fd::wait_for(connection.watch(), fd::READ, Some(left)).map_err(|error| failed(Error::Lost(error)))?;
+        let mut connection = Connection::open(stream);
+        // Whatever passes connections on may take one before an agent is there. Who does not wait greets with the first request, but on a
+        // line, where only the agent's answer says that there is one.
+        if !self.wait.is_zero() || matches!(addr.carrier, Carrier::Serial { .. }) {
+            connection.greet(patience).map_err(Unreached::NoAnswer)?;
         }
-        connection.greet(LINE_PATIENCE).map_err(failed)?;
         Ok(connection)
     }
+
+    fn failure(&self, addr: &Addr, unreached: Unreached) -> Failure {
+        let waited = if self.wait.is_zero() {
+            String::new()
+        } else {
+            format!("; waited {}.{} s", self.wait.as_secs(), self.wait.subsec_millis() / 100)
+        };
+        let error = match unreached {
+            Unreached::NoAnswer(Error::Explained(text)) => return Failure::new(format!("{text}{waited}")),
+            Unreached::NoAnswer(error) => return Failure::new(format!("{addr}: {error}{waited}")),
+            Unreached::NoStream(error) => error,
+        };
+        if error.kind() == io::ErrorKind::Unsupported {
+            return Failure::new(errno::describe(&error));
+        }
+        let hint = if self.wait.is_zero() { self.hint(addr, &error) } else { String::new() };
+        Failure::new(format!("connect to {addr}: {}{hint}{waited}", errno::describe(&error)))
+    }
 }
 
-pub const PING: Command = Command {
-    name: "ping",
-    summary: "measure how fast an agent answers",
-    help: "usage: lodger ping [-c COUNT] [--to ADDR]
-
-  -c COUNT     how often (default 1)
-",
-    run: ping,
-};
-
-fn ping(mut parser: Parser) -> Result<ExitCode, Failure> {
-    let (mut target, mut count) = (Target::default(), 1u32);
-    while let Some(argument) = parser.next()? {
-        match argument {
-            Arg::Long("to") => target.set(parser.value()?)?,
-            Arg::Short('c') => count = number(parser.value()?, "-c")?,
-            _ => return Err(argument.unexpected().into()),
+impl Unreached {
+    /// Whether it may be another in a moment: nobody is there yet, or has just gone.
+    fn may_change(&self) -> bool {
+        match self {
+            Unreached::NoAnswer(error) => matches!(error, Error::Lost(_) | Error::Silent(_) | Error::Explained(_)),
+            Unreached::NoStream(error) => {
+                let kinds = [
+                    io::ErrorKind::NotFound,
+                    io::ErrorKind::ConnectionRefused,
+                    io::ErrorKind::ConnectionReset,
+                    io::ErrorKind::TimedOut,
+                    io::ErrorKind::WouldBlock,
+                    io::ErrorKind::UnexpectedEof,
+                    io::ErrorKind::HostUnreachable,
+                    io::ErrorKind::NetworkUnreachable,
+                ];
+                // A device file without its device; vsock without a guest of that number.
+                let no_device = matches!(error.raw_os_error(), Some(ENODEV | ENXIO));
+                no_device || kinds.contains(&error.kind())
+            }
         }
     }
-    let start = Instant::now();
-    let mut connection = target.connect()?;
-    let agent = connection.greet(LINE_PATIENCE)?;
-    let address = target.address()?;
-    writeln!(
-        io::stdout(),
-        "{} at {address}, connected in {:.3} ms",
-        harmless(&agent.program),
-        millis(start.elapsed())
-    )?;
-    for _ in 0..count {
-        let start = Instant::now();
-        connection.lstat(b"/")?;
-        writeln!(io::stdout(), "answer in {:.3} ms", millis(start.elapsed()))?;
-    }
-    connection.close();
-    Ok(ExitCode::SUCCESS)
 }
 
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
+/// A file for the console's text; `-` is our own stdout.
+fn open_console(path: &OsStr) -> Result<OwnedFd, Failure> {
+    let opened =
+        if path == "-" { io::stdout().as_fd().try_clone_to_owned() } else { File::create(path).map(OwnedFd::from) };
+    opened.map_err(|error| Failure::new(format!("open {}: {}", path.to_string_lossy(), errno::describe(&error))))
+}
+
+/// Makes a connection of a bare line, within about `patience`.
+fn greet_on_line(stream: Stream, patience: Duration) -> Result<Connection, Error> {
+    // An agent that opens the line speaks first; one that has it open already waits for us.
+    let mut connection = Connection::on_line(stream);
+    let heard = Instant::now() + LINE_OPENING.min(patience);
+    while !connection.hears_agent()? && Instant::now() < heard {
+        let left = heard.saturating_duration_since(Instant::now());
+        fd::wait_for(connection.watch(), fd::READ, Some(left)).map_err(Error::Lost)?;
+    }
+    let mut was_heard = connection.hears_agent()?;
+    let deadline = Instant::now() + patience;
+    loop {
+        match connection.greet(LINE_LOOK) {
+            Ok(_) => return Ok(connection),
+            // What we said was lost on an agent that has opened the line only now.
+            Err(Error::Silent(_)) if !was_heard && connection.hears_agent()? => {
+                was_heard = true;
+                connection.greet_again();
+            }
+            Err(Error::Silent(_)) if Instant::now() < deadline => {}
+            Err(Error::Silent(_)) => return Err(Error::Silent(patience)),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 pub const PATH: Command = Command {
@@ -135,7 +238,7 @@ fn path(mut parser: Parser) -> Result<ExitCode, Failure> {
     let (mut target, mut long, mut names) = (Target::default(), false, Vec::new());
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("to") => target.set(parser.value()?)?,
+            Arg::Long(name) if Target::has(name) => target.take(name.to_owned(), &mut parser)?,
             Arg::Short('l') => long = true,
             Arg::Value(name) => names.push(name.into_vec()),
             _ => return Err(argument.unexpected().into()),

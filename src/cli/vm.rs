@@ -10,14 +10,14 @@ use lexopt::{Arg, Parser};
 
 use crate::cli::exec::{self, Request};
 use crate::cli::image::Content;
-use crate::cli::{Command, Failure, number, text};
+use crate::cli::{Command, Failure, number, seconds, text};
 use crate::mkinitramfs::Image;
 use crate::sys::signal;
 use crate::vm::kernel::{self, Accelerator};
 use crate::vm::{Error, Machine};
 
-/// How long a guest may take until its agent answers: thirty times what it takes under TCG on a slow machine.
-const BOOT: Duration = Duration::from_secs(60);
+/// How long a guest may take until its agent answers, when nobody says: ten times what it takes under TCG on a slow machine.
+const WAIT: Duration = Duration::from_secs(30);
 
 pub const VM: Command = Command {
     name: "vm",
@@ -31,6 +31,7 @@ What is in the guest:
   --kernel FILE        the kernel; else LODGER_KERNEL, else the one that
                        initramfs/fetch-kernel.sh has fetched, else the newest in /boot
   --modules DIR        its modules (default: lib/modules/RELEASE beside its boot folder)
+  --module NAME        one of them, with the modules it depends on, loaded before the agent starts
   --add HOST[:GUEST]   a file or tree, at the same path in the guest or at GUEST
   --bin PROGRAM        a program of this machine, with the libraries it needs
   --busybox            this machine's busybox, with all its applets
@@ -43,6 +44,7 @@ How PROGRAM runs:
   -C DIR, -e K=V, -t, -n, --record F   as for `lodger exec`
   --timeout S          end it all after S seconds, with exit status 124
   --console FILE       write the guest's console there
+  --wait S             how long the guest may take until its agent answers (default 30)
   --keep               leave the guest running, and print how to reach it; PROGRAM may be left out
   -q                   do not say which kernel and accelerator are used
 
@@ -67,6 +69,7 @@ struct Options {
     console: Option<PathBuf>,
     timeout: Option<Duration>,
     single_serial: bool,
+    wait: Duration,
     keep: bool,
     quiet: bool,
 }
@@ -83,6 +86,7 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
         console: None,
         timeout: None,
         single_serial: false,
+        wait: WAIT,
         keep: false,
         quiet: false,
     };
@@ -91,6 +95,7 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
         match argument {
             Arg::Long("kernel") => options.kernel = Some(PathBuf::from(parser.value()?)),
             Arg::Long("modules") => options.modules = Some(PathBuf::from(parser.value()?)),
+            Arg::Long("module") => options.content.modules.push(text(parser.value()?)?),
             Arg::Long("add") => options.content.added.push(parser.value()?),
             Arg::Long("bin") => options.content.programs.push(parser.value()?),
             Arg::Long("busybox") => options.content.busybox = true,
@@ -98,7 +103,8 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
             Arg::Long("cpus") => options.cpus = number(parser.value()?, "--cpus")?,
             Arg::Long("append") => options.append = text(parser.value()?)?,
             Arg::Long("console") => options.console = Some(PathBuf::from(parser.value()?)),
-            Arg::Long("timeout") => options.timeout = Some(seconds(number(parser.value()?, "--timeout")?)?),
+            Arg::Long("timeout") => options.timeout = Some(seconds(parser.value()?, "--timeout")?),
+            Arg::Long("wait") => options.wait = seconds(parser.value()?, "--wait")?,
             Arg::Long("single-serial") => options.single_serial = true,
             Arg::Long("keep") => options.keep = true,
             Arg::Short('q') => options.quiet = true,
@@ -117,13 +123,11 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
     if words.is_empty() && !options.keep {
         return Err(Failure::new("a program is missing; see `lodger help vm`"));
     }
+    if options.timeout == Some(Duration::ZERO) {
+        return Err(Failure::new("--timeout 0: no guest starts in no time"));
+    }
     options.request.set_words(words);
     Ok(options)
-}
-
-fn seconds(number: f64) -> Result<Duration, Failure> {
-    let time = Duration::try_from_secs_f64(number).ok().filter(|time| !time.is_zero());
-    time.ok_or_else(|| Failure::new(format!("--timeout {number}: a time in seconds is wanted")))
 }
 
 fn vm(parser: Parser) -> Result<ExitCode, Failure> {
@@ -144,6 +148,7 @@ fn vm(parser: Parser) -> Result<ExitCode, Failure> {
     }
     let mut image = Image::new();
     options.content.put_into(&mut image)?;
+    options.content.put_modules_into(&mut image, machine.kernel.modules.as_deref())?;
     let signals = exec::catch_signals()?;
     run(&machine, image, options, &signals)
 }
@@ -151,7 +156,7 @@ fn vm(parser: Parser) -> Result<ExitCode, Failure> {
 fn run(machine: &Machine, image: Image, options: Options, signals: &OwnedFd) -> Result<ExitCode, Failure> {
     let start = Instant::now();
     let guest = machine.start(image)?;
-    let patience = options.timeout.map_or(BOOT, |timeout| timeout.min(BOOT));
+    let patience = options.timeout.map_or(options.wait, |timeout| timeout.min(options.wait));
     let mut connection = match guest.connect(patience, signals) {
         Err(error @ Error::Silent { .. }) if options.timeout == Some(patience) => {
             return Err(Failure::with_code(exec::TIMED_OUT, error.to_string()));

@@ -3,6 +3,7 @@
 pub mod exec;
 pub mod files;
 pub mod output;
+pub mod ping;
 pub mod recorder;
 mod sink;
 
@@ -63,7 +64,9 @@ impl fmt::Display for Error {
             Error::Remote { text, .. } | Error::NotStarted { text, .. } => f.write_str(text),
             Error::Local { what, error } => write!(f, "{what}: {}", errno::describe(error)),
             Error::Explained(text) => f.write_str(text),
-            Error::Silent(time) => write!(f, "no agent answered within {:.1} s", time.as_secs_f32()),
+            Error::Silent(time) => {
+                write!(f, "no agent answered within {}.{} s", time.as_secs(), time.subsec_millis() / 100)
+            }
         }
     }
 }
@@ -217,6 +220,13 @@ impl Connection {
             }
         }
         self.agent.clone().ok_or(Error::Silent(patience))
+    }
+
+    /// Makes `greet` say our greeting once more: what was said before the agent had opened the line is lost.
+    pub fn greet_again(&mut self) {
+        if self.agent.is_none() {
+            self.mark = 0;
+        }
     }
 
     /// Messages that the agent has sent since the last call.

@@ -195,9 +195,10 @@ pub fn run(stream: Stream, head: &[u8], codec: &mut impl Codec, stop: BorrowedFd
     }
 }
 
-/// Whether an error says no more than that the peer has gone.
+/// Whether an error says no more than that the peer has gone. A vsock that was reset under its connections is not connected any more.
 fn is_departure(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::TimedOut)
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, TimedOut};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected | TimedOut)
 }
 
 /// Ends our direction first and takes in what the peer had under way: closing a socket with unread input resets it, and the

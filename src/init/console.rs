@@ -30,7 +30,8 @@ pub struct Console {
 impl Console {
     /// Writes `lodger: TEXT` as a line; a console that is not there or takes nothing is no error.
     pub fn line(&mut self, text: &str) {
-        let line = ["lodger: ", text, "\n"].concat();
+        // An agent may have made the line raw, and then nobody else brings the cursor back.
+        let line = ["lodger: ", text, "\r\n"].concat();
         if self.write(line.as_bytes()).is_err() {
             self.file = None;
             let _ = self.write(line.as_bytes());

@@ -12,7 +12,8 @@
 //! 37 to 39 are SIGRTMIN+3 to +5 as container managers send them; they count as the GNU library does, where SIGRTMIN is 34.
 //!
 //! The kernel command line may hold `lodger.*` options (see `options`), which a container's process 1 does not read. /etc/lodger/modules lists kernel modules that are loaded
-//! before the agent starts, one file a line in their order; `#` begins a comment. /etc/hostname is read as everywhere.
+//! before the agent starts, one file a line in their order; `#` begins a comment. /etc/lodger/listen lists addresses for the agent, for when
+//! the command line has none. /etc/hostname is read as everywhere.
 
 mod console;
 mod mounts;
@@ -38,6 +39,7 @@ use crate::sys::process::bury_any;
 use crate::sys::{boot, signal};
 
 const MODULES: &str = "/etc/lodger/modules";
+const LISTEN: &str = "/etc/lodger/listen";
 const HOST_NAME: &str = "/etc/hostname";
 const HOST_NAME_DEFAULT: &str = "lodger";
 
@@ -127,7 +129,10 @@ fn read_options(console: &mut Console) -> Options {
             Vec::new()
         }
     };
-    let options = options::parse(&String::from_utf8_lossy(&line));
+    let mut options = options::parse(&String::from_utf8_lossy(&line));
+    if options.listen.is_empty() {
+        options.listen.extend(entries(&fs::read_to_string(LISTEN).unwrap_or_default()).map(str::to_owned));
+    }
     options.complaints.iter().for_each(|complaint| console.line(complaint));
     options
 }

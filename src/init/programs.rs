@@ -67,7 +67,14 @@ pub struct Agent {
 impl Agent {
     /// An agent that is due for its first start.
     pub fn new(options: &Options, now: Instant) -> Agent {
-        let listen = options.listen.iter().flat_map(|address| ["--listen", address]);
+        // A program on the console has its line to itself.
+        let address = |address: &'_ String| match address.as_str() {
+            "auto" if options.exec.is_some() => "auto,noconsole".to_owned(),
+            address => address.to_owned(),
+        };
+        let listen: Vec<String> =
+            options.listen.iter().flat_map(|text| ["--listen".to_owned(), address(text)]).collect();
+        let listen = listen.iter().map(String::as_str);
         let argv = ["lodger", "serve"].into_iter().chain(listen).filter_map(|word| c_string(word).ok()).collect();
         Agent { argv, back_off: BackOff::default(), state: State::Waits { until: now } }
     }
@@ -222,6 +229,10 @@ mod tests {
             agent.argv,
             [c"lodger", c"serve", c"--listen", c"unix:/a,mode=0600", c"--listen", c"vsock:1"].map(CString::from)
         );
+        let auto = Options { listen: vec!["auto".to_owned()], ..Options::default() };
+        assert_eq!(Agent::new(&auto, Instant::now()).argv[3], c"auto".to_owned());
+        let beside = Options { exec: Some(vec!["sh".to_owned()]), ..auto };
+        assert_eq!(Agent::new(&beside, Instant::now()).argv[3], c"auto,noconsole".to_owned());
     }
 
     #[test]

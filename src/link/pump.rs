@@ -233,12 +233,16 @@ impl Pump<'_> {
 }
 
 /// Serves a line: `accept` is given a stream for every channel that is opened on it. Returns when the agent
-/// shall stop (`stop` can be read), all streams are closed, and what was said on them has arrived.
+/// shall stop (`stop` can be read), all streams are closed, and what was said on them has arrived. `quiet`: nothing is
+/// sent before a client speaks.
 ///
 /// # Errors
 /// Those of the line, when it ends: `UnexpectedEof`, or what the system says.
-pub fn serve(line: &Stream, stop: BorrowedFd, accept: &mut dyn FnMut(Stream)) -> io::Result<()> {
+pub fn serve(line: &Stream, stop: BorrowedFd, quiet: bool, accept: &mut dyn FnMut(Stream)) -> io::Result<()> {
     let mut pump = Pump::new(line, Role::Acceptor, None)?;
+    if quiet {
+        pump.link.keep_quiet();
+    }
     let mut stopping = false;
     loop {
         let result = pump.work().and_then(|()| pump.wait((!stopping).then_some(stop)));

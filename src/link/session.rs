@@ -137,6 +137,11 @@ impl Link {
         self.starts = true;
     }
 
+    /// Does not say that it is there.
+    pub fn keep_quiet(&mut self) {
+        self.greeting = None;
+    }
+
     pub fn take_text(&mut self) -> Vec<u8> {
         self.text.as_mut().map(std::mem::take).unwrap_or_default()
     }

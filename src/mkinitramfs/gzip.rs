@@ -37,6 +37,15 @@ const CRC: [u32; 256] = {
     table
 };
 
+/// CRC-32 of `bytes`.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    !extend(!0, bytes)
+}
+
+fn extend(crc: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(crc, |crc, byte| (crc >> 8) ^ CRC[usize::from(crc as u8 ^ byte)])
+}
+
 /// Compresses what is written to it.
 pub struct Gzip<W> {
     out: W,
@@ -80,9 +89,7 @@ impl<W: Write> Gzip<W> {
 
 impl<W: Write> Write for Gzip<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            self.crc = (self.crc >> 8) ^ CRC[usize::from(self.crc as u8 ^ byte)];
-        }
+        self.crc = extend(self.crc, bytes);
         self.length = self.length.wrapping_add(bytes.len() as u32);
         self.compress(bytes, MZFlush::None)?;
         Ok(bytes.len())

@@ -16,6 +16,8 @@ mod libraries;
 mod modules;
 mod output;
 mod programs;
+mod unpack;
+mod xz;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
@@ -86,7 +88,7 @@ impl fmt::Display for Error {
                 write!(to, "add {}: library {library} not found", program.display())
             }
             Error::Module(path) => {
-                write!(to, "read {}: not an uncompressed module, and there is no modules.dep", path.display())
+                write!(to, "read {}: not a kernel module, and there is no modules.dep", path.display())
             }
             Error::Conflict { path, reason } => write!(to, "add {}: {reason}", path.display()),
         }
@@ -289,6 +291,9 @@ impl Image {
         } else {
             image.put_absent(Path::new("bin/lodger"), program)?;
         }
+        // One archive for all machines; a word on the kernel's command line comes before it.
+        let listen = Entry { mode: 0o644, content: Content::Bytes(b"auto\n".to_vec()) };
+        image.put_absent(Path::new("etc/lodger/listen"), listen)?;
         image.put_modules()?;
         image.put_applets()?;
         Ok(image)

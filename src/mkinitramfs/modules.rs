@@ -1,6 +1,6 @@
 //! Kernel modules by name, with the modules they depend on.
 //!
-//! Names are equal when they differ in `-` and `_` only. Dependencies come from `modules.dep`; a kernel package that was unpacked and
+//! Compressed modules are unpacked here, so that every kernel can load them. Names are equal when they differ in `-` and `_` only. Dependencies come from `modules.dep`; a kernel package that was unpacked and
 //! not installed has none, and there they are in the modules themselves, as `depends=` in the section `.modinfo`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use crate::mkinitramfs::{Content, Entry, Error, Image, MODULE_LIST, children};
+use crate::mkinitramfs::{Content, Entry, Error, Image, MODULE_LIST, children, unpack};
 
 /// Where a kernel looks for its modules.
 const MODULES: &str = "lib/modules";
@@ -26,8 +26,14 @@ impl Image {
         }
         let release = Path::new(MODULES).join(tree.file_name().unwrap_or_default());
         for path in search.order {
-            let guest = release.join(&path);
-            self.put_absent(&guest, Entry::host(tree.join(&path), 0o644))?;
+            let host = tree.join(&path);
+            let (guest, entry) = match unpack::unpacked_name(&path) {
+                None => (release.join(&path), Entry::host(host, 0o644)),
+                Some(name) => {
+                    (release.join(name), Entry { mode: 0o644, content: Content::Bytes(unpack::read(&host)?) })
+                }
+            };
+            self.put_absent(&guest, entry)?;
             if !self.modules.contains(&guest) {
                 self.modules.push(guest);
             }
@@ -101,7 +107,7 @@ impl Available {
             return Ok(table.get(name).cloned().unwrap_or_default());
         }
         let path = tree.join(path);
-        let module = fs::read(&path).map_err(Error::file("read", &path))?;
+        let module = unpack::read(&path)?;
         depends(&module).ok_or(Error::Module(path))
     }
 }
@@ -158,6 +164,9 @@ fn depends(module: &[u8]) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
+    use std::io::Write;
+
+    use crate::mkinitramfs::gzip::Gzip;
     use crate::mkinitramfs::tests::Directory;
 
     fn module(depends: &str) -> String {
@@ -208,12 +217,31 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_module_needs_the_table() {
+    fn what_is_no_module_is_refused_by_name() {
         let tree = tree();
-        tree.file("6.1/kernel/packed.ko.xz", "?");
-        let error = Image::new().modules(&tree.path("6.1"), &["packed"]).unwrap_err();
-        assert!(error.to_string().ends_with("packed.ko.xz: not an uncompressed module, and there is no modules.dep"));
-        tree.file("6.1/modules.dep", "kernel/packed.ko.xz:\n");
-        assert_eq!(loaded(&tree, &["packed"]).0, ["lib/modules/6.1/kernel/packed.ko.xz"]);
+        tree.file("6.1/kernel/no.ko", "?");
+        let error = Image::new().modules(&tree.path("6.1"), &["no"]).unwrap_err();
+        assert!(error.to_string().ends_with("/no.ko: not a kernel module, and there is no modules.dep"), "{error}");
+        tree.file("6.1/kernel/no.ko.xz", "?");
+        fs::remove_file(tree.path("6.1/kernel/no.ko")).unwrap();
+        let error = Image::new().modules(&tree.path("6.1"), &["no"]).unwrap_err();
+        assert!(error.to_string().ends_with("/no.ko.xz: this is no .xz file"), "{error}");
+    }
+
+    #[test]
+    fn a_compressed_module_is_in_the_image_as_what_it_was() {
+        let tree = tree();
+        let needing = module("virtio_ring");
+        let mut packed = Vec::new();
+        let mut gzip = Gzip::new(&mut packed).unwrap();
+        gzip.write_all(needing.as_bytes()).unwrap();
+        gzip.finish().unwrap();
+        fs::write(tree.path("6.1/kernel/packed.ko.gz"), packed).unwrap();
+        let mut image = Image::new();
+        assert!(image.modules(&tree.path("6.1"), &["packed"]).unwrap().is_empty());
+        let paths: Vec<&str> = image.modules.iter().filter_map(|path| path.to_str()).collect();
+        assert_eq!(paths, ["lib/modules/6.1/kernel/drivers/virtio/virtio_ring.ko", "lib/modules/6.1/kernel/packed.ko"]);
+        let content = &image.entries[Path::new("lib/modules/6.1/kernel/packed.ko")].content;
+        assert_eq!(*content, Content::Bytes(needing.into_bytes()));
     }
 }

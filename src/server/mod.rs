@@ -1,5 +1,6 @@
 //! The agent: listeners, one thread a connection, and the limit of connections.
 
+mod listening;
 mod port;
 
 use std::fmt;
@@ -8,16 +9,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
-use crate::exec::{HANG_UP_GRACE, user};
+use crate::exec::HANG_UP_GRACE;
+use crate::notify;
 use crate::proto::{self, Circumstances, Opening, Protocol};
+use crate::server::listening::Listening;
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::{errno, process, signal};
-use crate::transport::unix::Listener;
-use crate::transport::{self, Addr, Carrier};
+use crate::transport::{self, Addr, Carrier, Listener, vsock};
 
 /// Connections served at once. Each costs a thread, two descriptors and what its programs cost; the usual limit of 1,024 descriptors leaves
 /// three more to each.
@@ -48,7 +50,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
             Error::Address(text) => f.write_str(text),
-            Error::Listen { addr, error } => write!(f, "listen on {addr}: {}", errno::describe(error)),
+            Error::Listen { addr, error } => {
+                write!(f, "listen on {addr}: {}{}", errno::describe(error), vsock::hint(error))
+            }
             Error::System(error) => write!(f, "serve: {}", errno::describe(error)),
         }
     }
@@ -114,26 +118,17 @@ pub fn run(addrs: &[Addr]) -> Result<ExitCode, Error> {
     for addr in addrs {
         let pinned = protocol(addr)?;
         match &addr.carrier {
-            Carrier::Unix { path, mode, group } => {
-                let failed = |error| Error::Listen { addr: addr.to_string(), error };
-                let group = group.as_deref().map(|group| user::look_up(&format!(":{group}"))).transpose();
-                let group = group.map_err(|text| Error::Address(format!("address {addr}: {text}")))?;
-                let listener = Listener::open(path, *mode, group.map(|found| found.gid)).map_err(failed)?;
-                log::info!("listening on {addr}");
-                listeners.push((listener, pinned));
-            }
             Carrier::Port { path } => ports.push((path, None, pinned)),
             Carrier::Serial { path, settings } => ports.push((path, Some(*settings), pinned)),
-            Carrier::Stdio | Carrier::Local => {
-                return Err(Error::Address(format!("address {addr}: can only be connected to")));
-            }
+            _ => listeners.push(Listening::open(addr, pinned)?),
         }
     }
     // Their threads come last: opening a socket changes the umask of the whole process for a moment.
     for (path, link, pinned) in ports {
         port::start(&shared, path, link, pinned).map_err(Error::System)?;
     }
-    accept_all(&shared, &listeners).map_err(Error::System)?;
+    notify::start();
+    accept_all(&shared, &mut listeners).map_err(Error::System)?;
     drop(listeners);
     wait_for_connections(&shared);
     Ok(ExitCode::SUCCESS)
@@ -165,21 +160,28 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
 }
 
 /// Accepts until the agent shall stop.
-fn accept_all(shared: &Arc<Shared>, listeners: &[(Listener, Option<&'static Protocol>)]) -> io::Result<()> {
+fn accept_all(shared: &Arc<Shared>, listeners: &mut [Listening]) -> io::Result<()> {
     let mut set = PollSet::default();
     loop {
         set.clear();
         set.watch(shared.stop.as_fd(), fd::READ);
-        for (listener, _) in listeners {
-            set.watch(listener.watch().as_fd(), fd::READ);
-        }
-        set.wait(None)?;
+        let places = listeners.iter().map(|listening| listening.watch().map(|fd| set.watch(fd, fd::READ)));
+        let places: Vec<_> = places.collect();
+        let deadline = listeners.iter().filter_map(Listening::deadline).min();
+        set.wait(deadline.map(|until| until.saturating_duration_since(Instant::now())))?;
         if set.ready(0).readable {
             return Ok(());
         }
-        for (index, (listener, pinned)) in listeners.iter().enumerate() {
-            if set.ready(index + 1).readable {
-                accept(shared, listener, *pinned);
+        let now = Instant::now();
+        for (listening, place) in listeners.iter_mut().zip(places) {
+            match place.map(|place| set.ready(place)) {
+                None => listening.open_if_due(now),
+                Some(ready) if listening.close_if_dead(ready, now) => {}
+                Some(ready) => {
+                    if let Some(listener) = listening.listener().filter(|_| ready.readable) {
+                        accept(shared, listener, listening.pinned);
+                    }
+                }
             }
         }
     }

@@ -5,15 +5,24 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use crate::engine::Ended;
 use crate::link::pump;
 use crate::proto::{self, Circumstances, Opening, Protocol};
-use crate::server::{self, EXHAUSTED_PAUSE, Place, STACK_BYTES, Shared, report};
+use crate::server::{self, Place, STACK_BYTES, Shared, report};
 use crate::stream::Stream;
 use crate::sys::{errno, fd};
-use crate::transport::serial::Settings;
-use crate::transport::{port, serial};
+use crate::transport::port::{self, Peer};
+use crate::transport::serial::{self, Settings};
+
+/// How often to open a line that is not there, or that ends as soon as it is opened (no device behind it, or a file in its place): while it
+/// may be about to come, as the ports of a virtio device do in the order of their numbers, and later.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_LATER: Duration = Duration::from_secs(1);
+
+/// How long to be quick.
+const HASTE: Duration = Duration::from_secs(1);
 
 /// Serves a line in a thread of its own: with a link if it has settings for that, else one peer after the other. A line that is not there
 /// yet, or goes, is tried again.
@@ -28,7 +37,7 @@ pub fn start(
     let shared = Arc::clone(shared);
     let work = move || {
         let stop = place.0.stop.as_fd();
-        let mut complained = None;
+        let (mut complained, mut in_vain_since) = (None, None);
         while !place.0.stopped() {
             let opened = Instant::now();
             let served = match &link {
@@ -36,7 +45,11 @@ pub fn start(
                 Some(settings) => serve_link(&shared, &path, settings, pinned),
             };
             match served {
-                Ok(()) => complained = None,
+                Ok(true) => {
+                    (complained, in_vain_since) = (None, None);
+                    continue;
+                }
+                Ok(false) => complained = None,
                 Err(error) => {
                     let text = errno::describe(&error);
                     if complained.as_ref() != Some(&text) {
@@ -45,8 +58,8 @@ pub fn start(
                     }
                 }
             }
-            // A line that ends as soon as it is opened (no device behind it, or a file in its place) must not cost the processor.
-            let left = EXHAUSTED_PAUSE.saturating_sub(opened.elapsed());
+            let pause = pause(opened.duration_since(*in_vain_since.get_or_insert(opened)));
+            let left = pause.saturating_sub(opened.elapsed());
             if !left.is_zero() {
                 let _ = fd::wait_for(stop, fd::READ, Some(left));
             }
@@ -55,35 +68,59 @@ pub fn start(
     thread::Builder::new().stack_size(STACK_BYTES).spawn(work).map(drop)
 }
 
-fn serve_bare(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<()> {
-    let line: Stream = port::open(path)?;
-    if port::wait_for_peer(&line, stop)? {
-        // Noise must not choose a protocol on a line that has no connections.
-        let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
-        report(Ok(proto::serve(line, &Circumstances { pinned, opening: Opening::Agent, stop })?));
-    }
-    Ok(())
+/// How long a line is left alone after it was opened, when it has been opened in vain for this long.
+fn pause(in_vain: Duration) -> Duration {
+    if in_vain < HASTE { RETRY } else { RETRY_LATER }
 }
 
+/// Serves one peer. `false`: there may have been none, and the line may end at once again.
+fn serve_bare(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<bool> {
+    let line: Stream = port::open(path)?;
+    let peer = port::wait_for_peer(&line, stop)?;
+    if peer == Peer::Stop {
+        return Ok(true);
+    }
+    // Noise must not choose a protocol on a line that has no connections.
+    let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
+    let ended = proto::serve(line, &Circumstances { pinned, opening: Opening::Agent, stop })?;
+    let was_used = ended == Ended::Regular;
+    report(Ok(ended));
+    Ok(peer == Peer::Came || was_used)
+}
+
+/// Serves a link until its line ends. `false`: it may end at once again.
 fn serve_link(
     shared: &Arc<Shared>,
     path: &Path,
     settings: &Settings,
     pinned: Option<&'static Protocol>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     let stop = shared.stop.as_fd();
     let line = serial::open(path, settings)?;
-    if !port::wait_for_peer(&line, stop)? {
-        return Ok(());
+    let peer = port::wait_for_peer(&line, stop)?;
+    if peer == Peer::Stop {
+        return Ok(true);
     }
     let mut accept = |stream| {
         if let Err(error) = server::start(shared, stream, pinned) {
             log::error!("start a thread: {}", errno::describe(&error));
         }
     };
-    match pump::serve(&line, stop, &mut accept) {
+    match pump::serve(&line, stop, settings.quiet, &mut accept) {
         // The host has closed its end.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
-        served => served,
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(peer == Peer::Came),
+        served => served.map(|()| true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_stays_away_is_looked_for_once_a_second() {
+        assert_eq!(pause(Duration::ZERO), RETRY);
+        assert_eq!(pause(HASTE - Duration::from_millis(1)), RETRY);
+        assert_eq!(pause(HASTE), RETRY_LATER);
     }
 }

@@ -1,7 +1,7 @@
 //! Descriptors: reading, writing, pipes, socket pairs, poll.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use crate::sys::{check, check_size, retry};
@@ -224,4 +224,39 @@ pub fn wait_for(fd: BorrowedFd, events: i16, timeout: Option<Duration>) -> io::R
     set.watch(fd, events);
     set.wait(timeout)?;
     Ok(set.ready(0))
+}
+
+/// Tells when a descriptor changes, where poll(2) would only say again and again how it is.
+#[derive(Debug)]
+pub struct Changes {
+    epoll: OwnedFd,
+}
+
+impl Changes {
+    /// epoll_create1(2) and epoll_ctl(2) with EPOLLET: watches whether `fd` can be written to and whether it is hung up. EPERM for a
+    /// regular file. `fd` must stay open as long as this.
+    pub fn of(fd: BorrowedFd) -> io::Result<Changes> {
+        // SAFETY: the descriptor is new and owned at once; the kernel reads one event.
+        unsafe {
+            let epoll = OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?);
+            let mut event = libc::epoll_event { events: (libc::EPOLLOUT | libc::EPOLLET) as u32, u64: 0 };
+            check(libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, fd.as_raw_fd(), &mut event))?;
+            Ok(Changes { epoll })
+        }
+    }
+
+    /// epoll_wait(2) without waiting: forgets what has changed until now.
+    pub fn forget(&self) -> io::Result<()> {
+        // SAFETY: the kernel fills one event.
+        retry(|| unsafe {
+            let mut event = libc::epoll_event { events: 0, u64: 0 };
+            check(libc::epoll_wait(self.epoll.as_raw_fd(), &mut event, 1, 0))
+        })
+        .map(drop)
+    }
+
+    /// Readable when something has changed.
+    pub fn watch(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
 }

@@ -36,6 +36,7 @@ pub const EFBIG: i32 = libc::EFBIG;
 pub const ENOSYS: i32 = libc::ENOSYS;
 pub const ENOEXEC: i32 = libc::ENOEXEC;
 pub const ENXIO: i32 = libc::ENXIO;
+pub const ENODEV: i32 = libc::ENODEV;
 pub const EPERM: i32 = libc::EPERM;
 pub const ENOTEMPTY: i32 = libc::ENOTEMPTY;
 pub const EXDEV: i32 = libc::EXDEV;

@@ -14,6 +14,7 @@ pub mod signal;
 pub mod tty;
 #[cfg(all(panic = "abort", target_env = "musl"))]
 mod unwind;
+pub mod vsock;
 
 use std::io;
 

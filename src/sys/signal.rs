@@ -19,6 +19,7 @@ pub const SIGPIPE: i32 = libc::SIGPIPE;
 pub const SIGTERM: i32 = libc::SIGTERM;
 pub const SIGCONT: i32 = libc::SIGCONT;
 pub const SIGCHLD: i32 = libc::SIGCHLD;
+pub const SIGSTOP: i32 = libc::SIGSTOP;
 pub const SIGWINCH: i32 = libc::SIGWINCH;
 pub const SIGPWR: i32 = libc::SIGPWR;
 

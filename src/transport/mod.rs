@@ -3,33 +3,44 @@
 //! | address | listen | connect |
 //! | --- | --- | --- |
 //! | `unix:PATH[,mode=0600][,group=NAME]` | a unix socket | the same |
+//! | `vsock:PORT[,cid=N]` | that port of a guest's vsock, for the host and for the guest itself; `cid=N`: for that CID alone, `cid=any`: for all | – |
+//! | `vsock:CID:PORT` | – | that port of the machine with that CID |
+//! | `hvsock:PATH:PORT` | – | that port of the guest behind the unix socket of Firecracker, Cloud Hypervisor or vhost-device-vsock |
 //! | `serial:PATH[,baud=N][,rtscts]` | many connections over a serial line that others may print on | the same, or the unix socket of a QEMU chardev |
 //! | `port:PATH` | a bare line: a virtio port, or a serial line that nothing else is written to | the same, or the unix socket of a QEMU chardev |
+//! | `port:NAME` | the virtio port of that name, which has no slash | the same |
 //! | `stdio:` | the process's own stdin and stdout | – |
 //! | `local:` | – | an agent of its own for this one connection |
 //!
 //! `,proto=NAME` behind any of them pins the protocol. A bare line has no connections: who opens it is the client, and one at a time.
 
+pub mod auto;
+mod hvsock;
 mod local;
 pub mod port;
 pub mod serial;
 pub mod unix;
+pub mod vsock;
 
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::link::pump::{Opener, Wishes};
 use crate::stream::Stream;
+use crate::sys::vsock::{CID_ANY, PORT_ANY};
 
 /// Where the agent listens when nobody says where, and where the client looks for it.
 pub const DEFAULT: &str = "unix:/run/lodger.sock";
 
 /// Permissions of a listening socket when the address gives none: whoever may connect may run programs as the agent's user.
 const SOCKET_MODE: u32 = 0o600;
+
+const SCHEMES: &str =
+    "unix:PATH, vsock:PORT, vsock:CID:PORT, hvsock:PATH:PORT, serial:PATH, port:PATH, stdio: and local: are known";
 
 /// An address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,11 +52,70 @@ pub struct Addr {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Carrier {
-    Unix { path: PathBuf, mode: u32, group: Option<String> },
-    Port { path: PathBuf },
-    Serial { path: PathBuf, settings: serial::Settings },
+    Unix {
+        path: PathBuf,
+        mode: u32,
+        group: Option<String>,
+    },
+    /// A port of our own, to listen on.
+    Vsock {
+        port: u32,
+        peers: Peers,
+    },
+    /// A port of another machine, to connect to.
+    VsockPeer {
+        cid: u32,
+        port: u32,
+    },
+    Hvsock {
+        path: PathBuf,
+        port: u32,
+    },
+    /// A path, or the name of a virtio port, which has no slash.
+    Port {
+        path: PathBuf,
+    },
+    Serial {
+        path: PathBuf,
+        settings: serial::Settings,
+    },
     Stdio,
     Local,
+}
+
+/// The machines that may connect to a vsock port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peers {
+    /// The host, and where the kernel has a loopback the machine itself.
+    HostAndLocal,
+    /// This CID and no other.
+    Only(u32),
+    Any,
+}
+
+/// Where connections come to.
+#[derive(Debug)]
+pub enum Listener {
+    Unix(unix::Listener),
+    Vsock(vsock::Listener),
+}
+
+impl Listener {
+    /// Readable when a connection waits.
+    pub fn watch(&self) -> BorrowedFd<'_> {
+        match self {
+            Listener::Unix(listener) => listener.watch(),
+            Listener::Vsock(listener) => listener.watch(),
+        }
+    }
+
+    /// The next connection; `WouldBlock` when there is none.
+    pub fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Listener::Unix(listener) => listener.accept(),
+            Listener::Vsock(listener) => listener.accept(),
+        }
+    }
 }
 
 /// Why a text is no address.
@@ -62,6 +132,9 @@ impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match &self.carrier {
             Carrier::Unix { path, .. } => write!(f, "unix:{}", path.display()),
+            Carrier::Vsock { port, .. } => write!(f, "vsock:{port}"),
+            Carrier::VsockPeer { cid, port } => write!(f, "vsock:{cid}:{port}"),
+            Carrier::Hvsock { path, port } => write!(f, "hvsock:{}:{port}", path.display()),
             Carrier::Port { path } => write!(f, "port:{}", path.display()),
             Carrier::Serial { path, .. } => write!(f, "serial:{}", path.display()),
             Carrier::Stdio => f.write_str("stdio:"),
@@ -74,42 +147,68 @@ impl FromStr for Addr {
     type Err = BadAddr;
 
     fn from_str(text: &str) -> Result<Addr, BadAddr> {
-        let bad = |why: &str| BadAddr(format!("address \"{text}\": {why}"));
-        let Some((scheme, rest)) = text.split_once(':') else {
-            return Err(bad("a scheme is missing (unix:PATH, serial:PATH, port:PATH, stdio: or local:)"));
-        };
-        let mut parts = rest.split(',');
-        let path = parts.next().unwrap_or_default();
-        let (mut mode, mut group, mut protocol) = (SOCKET_MODE, None, None);
-        let mut settings = serial::Settings::default();
-        for part in parts {
-            match part.split_once('=') {
-                Some(("mode", octal)) if scheme == "unix" => {
-                    let value = u32::from_str_radix(octal, 8).ok().filter(|mode| *mode <= 0o777);
-                    mode = value.ok_or_else(|| bad("mode is no octal number up to 777"))?;
-                }
-                Some(("group", name)) if scheme == "unix" => group = Some(name.to_owned()),
-                Some(("baud", number)) if scheme == "serial" => {
-                    let value = number.parse().ok().filter(|baud| serial::is_known_baud(*baud));
-                    settings.baud = Some(value.ok_or_else(|| bad("no UART has that baud"))?);
-                }
-                None if scheme == "serial" && part == "rtscts" => settings.rtscts = true,
-                Some(("proto", name)) => protocol = Some(name.to_owned()),
-                _ => return Err(bad(&format!("unknown option {part}"))),
-            }
-        }
-        let with_path = || if path.is_empty() { Err(bad("a path is missing")) } else { Ok(PathBuf::from(path)) };
-        let carrier = match scheme {
-            "unix" => Carrier::Unix { path: with_path()?, mode, group },
-            "port" => Carrier::Port { path: with_path()? },
-            "serial" => Carrier::Serial { path: with_path()?, settings },
-            "stdio" | "local" if !path.is_empty() => return Err(bad("nothing may stand behind the colon")),
-            "stdio" => Carrier::Stdio,
-            "local" => Carrier::Local,
-            _ => return Err(bad("unknown scheme (unix:PATH, serial:PATH, port:PATH, stdio: and local: are known)")),
-        };
-        Ok(Addr { carrier, protocol })
+        parse(text).map_err(|why| BadAddr(format!("address \"{text}\": {why}")))
     }
+}
+
+fn parse(text: &str) -> Result<Addr, String> {
+    let (scheme, rest) = text.split_once(':').ok_or_else(|| format!("a scheme is missing ({SCHEMES})"))?;
+    let mut parts = rest.split(',');
+    let place = parts.next().unwrap_or_default();
+    let (mut mode, mut group, mut peers, mut protocol) = (SOCKET_MODE, None, None, None);
+    let mut settings = serial::Settings::default();
+    for part in parts {
+        match part.split_once('=') {
+            Some(("mode", octal)) if scheme == "unix" => {
+                let value = u32::from_str_radix(octal, 8).ok().filter(|mode| *mode <= 0o777);
+                mode = value.ok_or("mode is no octal number up to 777")?;
+            }
+            Some(("group", name)) if scheme == "unix" => group = Some(name.to_owned()),
+            Some(("cid", "any")) if scheme == "vsock" => peers = Some(Peers::Any),
+            Some(("cid", cid)) if scheme == "vsock" => peers = Some(Peers::Only(number(cid, "CID", CID_ANY)?)),
+            Some(("baud", number)) if scheme == "serial" => {
+                let value = number.parse().ok().filter(|baud| serial::is_known_baud(*baud));
+                settings.baud = Some(value.ok_or("no UART has that baud")?);
+            }
+            None if scheme == "serial" && part == "rtscts" => settings.rtscts = true,
+            Some(("proto", name)) => protocol = Some(name.to_owned()),
+            _ => return Err(format!("unknown option {part}")),
+        }
+    }
+    let with_path = |path: &str| if path.is_empty() { Err("a path is missing") } else { Ok(PathBuf::from(path)) };
+    let carrier = match scheme {
+        "unix" => Carrier::Unix { path: with_path(place)?, mode, group },
+        "vsock" => vsock_place(place, peers)?,
+        "hvsock" => {
+            let (path, port) = place.rsplit_once(':').ok_or("PATH:PORT is missing")?;
+            Carrier::Hvsock { path: with_path(path)?, port: number(port, "port", PORT_ANY)? }
+        }
+        "port" => Carrier::Port { path: with_path(place)? },
+        "serial" => Carrier::Serial { path: with_path(place)?, settings },
+        "stdio" | "local" if !place.is_empty() => return Err("nothing may stand behind the colon".to_owned()),
+        "stdio" => Carrier::Stdio,
+        "local" => Carrier::Local,
+        _ => return Err(format!("unknown scheme ({SCHEMES})")),
+    };
+    Ok(Addr { carrier, protocol })
+}
+
+/// `PORT` or `CID:PORT`.
+fn vsock_place(place: &str, peers: Option<Peers>) -> Result<Carrier, String> {
+    let Some((cid, port)) = place.split_once(':') else {
+        let port = number(place, "port", PORT_ANY)?;
+        return Ok(Carrier::Vsock { port, peers: peers.unwrap_or(Peers::HostAndLocal) });
+    };
+    if peers.is_some() {
+        return Err("cid= goes with vsock:PORT, which listens".to_owned());
+    }
+    Ok(Carrier::VsockPeer { cid: number(cid, "CID", CID_ANY)?, port: number(port, "port", PORT_ANY)? })
+}
+
+/// A number below the one that the kernel takes for "any".
+fn number(text: &str, what: &str, any: u32) -> Result<u32, String> {
+    let found = text.parse().ok().filter(|number| *number != any);
+    found.ok_or_else(|| format!("\"{text}\" is no {what} (a number below {any})"))
 }
 
 /// The process's own stdin and stdout.
@@ -120,7 +219,8 @@ pub fn stdio() -> io::Result<Stream> {
 /// Connects to an agent.
 ///
 /// # Errors
-/// `NotFound` and `ConnectionRefused` when nobody listens; `Unsupported` for an address that can only be listened on.
+/// `NotFound`, `ConnectionRefused` and for vsock `ConnectionReset` when nobody listens; `Unsupported` for an address that can only be
+/// listened on.
 pub fn connect(addr: &Addr) -> io::Result<Stream> {
     connect_with(addr, Wishes::default())
 }
@@ -137,8 +237,13 @@ pub fn connect_with(addr: &Addr, wishes: Wishes) -> io::Result<Stream> {
         }
         _ if wishes.console.is_some() => unsupported(format!("{addr}: has no console; only serial lines have one")),
         Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),
+        Carrier::VsockPeer { cid, port } => vsock::open(*cid, *port),
+        Carrier::Hvsock { path, port } => hvsock::connect(path, *port),
         Carrier::Port { path } => port::open(path),
         Carrier::Local => local::start(),
+        Carrier::Vsock { .. } => {
+            unsupported(format!("{addr}: can only be listened on; vsock:CID:PORT says whose port it is"))
+        }
         Carrier::Stdio => unsupported("stdio: can only be listened on".into()),
     }
 }
@@ -153,9 +258,22 @@ mod tests {
         let carrier = Carrier::Unix { path: "/run/a.sock".into(), mode: 0o660, group: Some("kvm".into()) };
         assert_eq!(addr, Addr { carrier, protocol: Some("agentproto".into()) });
         assert_eq!(addr.to_string(), "unix:/run/a.sock");
-        for text in ["port:/dev/ttyS1", "stdio:", "local:", DEFAULT] {
+        let lines = ["port:/dev/ttyS1", "port:org.lodger.0", "serial:/dev/ttyS0"];
+        let others = ["vsock:1", "vsock:3:1", "hvsock:/a:b:1", "stdio:", "local:", DEFAULT];
+        for text in lines.into_iter().chain(others) {
             assert_eq!(text.parse::<Addr>().expect("an address").to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_vsock_address_names_one_number_to_listen_and_two_to_connect() {
+        let carrier = |text: &str| text.parse::<Addr>().expect("an address").carrier;
+        assert_eq!(carrier("vsock:1024"), Carrier::Vsock { port: 1024, peers: Peers::HostAndLocal });
+        assert_eq!(carrier("vsock:1024,cid=7"), Carrier::Vsock { port: 1024, peers: Peers::Only(7) });
+        assert_eq!(carrier("vsock:4294967294,cid=any"), Carrier::Vsock { port: u32::MAX - 1, peers: Peers::Any });
+        assert_eq!(carrier("vsock:3:1024"), Carrier::VsockPeer { cid: 3, port: 1024 });
+        assert_eq!(carrier("hvsock:/a:b/c:52"), Carrier::Hvsock { path: "/a:b/c".into(), port: 52 });
+        assert_eq!(carrier("hvsock:vm.sock:52"), Carrier::Hvsock { path: "vm.sock".into(), port: 52 });
     }
 
     #[test]
@@ -167,6 +285,22 @@ mod tests {
             ("unix:/a,mode=999", "octal"),
             ("port:/a,mode=600", "unknown option"),
             ("stdio:x", "nothing may stand"),
+            ("vsock:", "\"\" is no port"),
+            ("vsock:a", "\"a\" is no port"),
+            ("vsock:-1", "\"-1\" is no port"),
+            ("vsock:4294967295", "\"4294967295\" is no port (a number below 4294967295)"),
+            ("vsock:4294967296", "is no port"),
+            ("vsock:3:", "\"\" is no port"),
+            ("vsock::1", "\"\" is no CID"),
+            ("vsock:4294967295:1", "is no CID"),
+            ("vsock:1:2:3", "\"2:3\" is no port"),
+            ("vsock:1,cid=all", "\"all\" is no CID"),
+            ("vsock:1,mode=600", "unknown option mode=600"),
+            ("vsock:3:1,cid=3", "cid= goes with vsock:PORT"),
+            ("hvsock:/a", "PATH:PORT is missing"),
+            ("hvsock::1", "path is missing"),
+            ("hvsock:/a:", "\"\" is no port"),
+            ("hvsock:/a:1,cid=2", "unknown option cid=2"),
         ] {
             let error = text.parse::<Addr>().expect_err("no address").to_string();
             assert!(error.contains(text) && error.contains(why), "{error}");

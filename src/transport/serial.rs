@@ -14,6 +14,8 @@ pub struct Settings {
     pub baud: Option<u32>,
     /// Hold the other side up by RTS, and let it hold us up by CTS.
     pub rtscts: bool,
+    /// Say nothing before a client does: people look at the line.
+    pub quiet: bool,
 }
 
 /// Whether a UART can be set to so many bits a second.

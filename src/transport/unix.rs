@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -36,8 +36,8 @@ impl Listener {
     }
 
     /// Readable when a connection waits.
-    pub fn watch(&self) -> impl AsFd {
-        &self.socket
+    pub fn watch(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// The next connection; `WouldBlock` when there is none.

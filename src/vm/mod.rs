@@ -96,7 +96,7 @@ impl fmt::Display for Error {
             Error::Panic(lines) => console(f, "the guest's kernel panicked", lines),
             Error::PoweredOff(lines) => console(f, "the guest powered off by itself", lines),
             Error::Silent { after, console: lines } => {
-                console(f, &format!("no agent answered within {:.0} s", after.as_secs_f32()), lines)
+                console(f, &format!("no agent answered within {} s", after.as_secs()), lines)
             }
             Error::Interrupted(signal) => write!(f, "ended by {}", signal::name(*signal)),
             Error::Client(error) => error.fmt(f),

@@ -139,7 +139,7 @@ fn drain(from: &mut impl Read, bytes: u64) -> u64 {
 pub fn accept(path: &Path) {
     let line = serial::open(path, &Settings::default()).expect("the line's other end");
     let mut accept = |stream: Stream| drop(std::thread::spawn(move || serve(socket(&stream))));
-    let _ = pump::serve(&line, std::io::stdin().as_fd(), &mut accept);
+    let _ = pump::serve(&line, std::io::stdin().as_fd(), false, &mut accept);
 }
 
 fn serve(mut socket: UnixStream) {

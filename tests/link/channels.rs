@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -36,7 +36,7 @@ impl Ends {
         let (stopped, stop) = fd::pipe().expect("a pipe");
         let server = thread::spawn(move || {
             let mut accept = |stream| drop(thread::spawn(move || serve(&socket(&stream))));
-            let _ = pump::serve(&guest, std::os::fd::AsFd::as_fd(&stopped), &mut accept);
+            let _ = pump::serve(&guest, stopped.as_fd(), false, &mut accept);
         });
         let opener = Opener::start(host, line.host_address(), Wishes::default()).expect("a thread");
         Ends { line, opener: Some(opener), stop: Some(stop), server: Some(server) }
@@ -93,7 +93,7 @@ fn serve(mut socket: &UnixStream) {
 }
 
 fn hung_up(socket: &UnixStream) -> bool {
-    fd::wait_for(std::os::fd::AsFd::as_fd(socket), fd::HANG_UP, Some(Duration::ZERO)).is_ok_and(|ready| ready.hung_up)
+    fd::wait_for(socket.as_fd(), fd::HANG_UP, Some(Duration::ZERO)).is_ok_and(|ready| ready.hung_up)
 }
 
 /// Sends bytes through an echoing channel; gives what comes back until its end.

@@ -92,7 +92,7 @@ impl Kept {
 impl Drop for Kept {
     fn drop(&mut self) {
         let _ = Command::new("kill").args(["-9", &self.pid.to_string()]).status();
-        if let Some(folder) = self.address.split_once(':').and_then(|(_, path)| Path::new(path).parent()) {
+        if let Some(folder) = self.address.strip_prefix("serial:").and_then(|path| Path::new(path).parent()) {
             let _ = fs::remove_dir_all(folder);
         }
     }

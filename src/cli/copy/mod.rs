@@ -71,7 +71,7 @@ fn copy(mut parser: Parser) -> Result<ExitCode, Failure> {
     let (mut target, mut recursive, mut places) = (Target::default(), false, Vec::new());
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("to") => target.set(parser.value()?)?,
+            Arg::Long(name) if Target::has(name) => target.take(name.to_owned(), &mut parser)?,
             Arg::Short('r' | 'R' | 'a') => recursive = true,
             Arg::Value(path) => places.push(Place::read(path)),
             other => return Err(other.unexpected().into()),

@@ -37,11 +37,11 @@ impl Progress {
             return;
         }
         self.shown = Some(now);
-        let mib = self.bytes as f64 / f64::from(1 << 20);
-        let rate = mib / (now - self.started).as_secs_f64();
+        let mib = tenths_of_mib(self.bytes.into());
+        let rate = tenths_of_mib(u128::from(self.bytes) * 1000 / (now - self.started).as_millis().max(1));
         let name: String = name.chars().filter(|character| !character.is_control()).collect();
         let tail: String = name.chars().skip(name.chars().count().saturating_sub(40)).collect();
-        let _ = write!(io::stderr(), "\r\x1b[K{mib:.1} MiB, {} files, {rate:.1} MiB/s  {tail}", self.files);
+        let _ = write!(io::stderr(), "\r\x1b[K{mib} MiB, {} files, {rate} MiB/s  {tail}", self.files);
     }
 
     /// Takes the line away.
@@ -50,4 +50,10 @@ impl Progress {
             let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
+}
+
+/// With one digit behind the point.
+fn tenths_of_mib(bytes: u128) -> String {
+    let tenths = (bytes * 10) >> 20;
+    format!("{}.{}", tenths / 10, tenths % 10)
 }

@@ -177,8 +177,8 @@ fn write_simple(out: &mut Vec<u8>, info: u8, value: u64) {
         _ => f64::NAN,
     };
     // What is no number in JSON becomes null, as in JavaScript.
-    let text = if float.is_finite() { float.to_string() } else { "null".to_owned() };
-    out.extend_from_slice(text.as_bytes());
+    let text = serde_json::Value::from(float).to_string();
+    out.extend_from_slice(text.strip_suffix(".0").unwrap_or(&text).as_bytes());
 }
 
 /// The number that a float of 16 bits stands for.

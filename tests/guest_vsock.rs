@@ -1,0 +1,252 @@
+//! Vsock in real guests: QEMU with vhost-device-vsock, the agent on a vsock port, the host through the unix socket of the device.
+//!
+//! Beside what tests/guest.rs needs, they need vhost-device-vsock (tests/run.sh installs it). Without it each test says that it was skipped,
+//! and LODGER_REQUIRE_GUEST=1 makes that a failure.
+
+#[path = "support/guest.rs"]
+mod guest;
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Instant;
+
+use guest::{Client, run, text};
+use lodger::mkinitramfs::Image;
+use support::{Folder, PATIENCE, wait_until};
+
+/// The guest's drivers: the bus, the device, and the way from the guest to itself.
+const MODULES: [&str; 3] = ["virtio_pci", "vmw_vsock_virtio_transport", "vsock_loopback"];
+
+/// Port of the host that the guest tells that it is ready.
+const READY_PORT: u32 = 9999;
+
+/// The static binary and the vsock device; `None` when the test must be skipped.
+fn programs(test: &str) -> Option<(PathBuf, PathBuf)> {
+    let lodger = guest::lodger(test)?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let home = std::env::var_os("CARGO_HOME").map(|home| Path::new(&home).join("bin"));
+    let folders = std::env::split_paths(&path).chain([root.join("build/tools/bin")]).chain(home);
+    let found = folders.map(|folder| folder.join("vhost-device-vsock")).find(|path| path.is_file());
+    if found.is_none() {
+        let text = format!("{test} was skipped: there is no vhost-device-vsock (tests/run.sh installs it)");
+        assert!(std::env::var_os("LODGER_REQUIRE_GUEST").is_none_or(|value| value.is_empty()), "{text}");
+        let _ = writeln!(std::io::stderr(), "{text}");
+    }
+    Some((lodger, found?))
+}
+
+/// A guest with a vsock, ended with the test.
+struct Guest {
+    lodger: PathBuf,
+    folder: Folder,
+    /// Where it says that it is ready.
+    ready: UnixListener,
+    // In this order they end: QEMU complains of a device that goes first.
+    _qemu: Client,
+    _device: Client,
+}
+
+impl Guest {
+    /// Boots a guest with these modules, more words on the kernel's command line, and more options of QEMU.
+    fn boot(programs: (PathBuf, PathBuf), modules: &[&str], append: &str, options: &[&str]) -> Guest {
+        let (lodger, device) = programs;
+        let folder = Folder::new();
+        let path = |name: &str| folder.path(name).display().to_string();
+        let kernel = guest::kernel();
+        write_archive(&lodger, &kernel, modules, &folder.path("initramfs.cpio"));
+        let ready = UnixListener::bind(format!("{}_{READY_PORT}", path("vm.vsock"))).expect("a socket");
+        let mut command = Command::new(device);
+        command.arg("--vm").arg(format!("guest-cid=4,uds-path={},socket={}", path("vm.vsock"), path("device")));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let device = Client(command.spawn().expect("the device starts"));
+        wait_until("the device listens", || folder.path("device").exists());
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-M", "q35,memory-backend=memory", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot"]);
+        qemu.args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on", "-cpu", "max"]);
+        qemu.arg("-chardev").arg(format!("socket,id=vsock,path={}", path("device")));
+        qemu.args(["-device", "vhost-user-vsock-pci,chardev=vsock"]).args(options);
+        qemu.arg("-serial").arg(format!("file:{}", path("console"))).arg("-kernel").arg(kernel);
+        qemu.arg("-initrd").arg(path("initramfs.cpio"));
+        qemu.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 cryptomgr.notests {append}"));
+        let qemu = Client(qemu.stdin(Stdio::null()).spawn().expect("QEMU starts"));
+        Guest { lodger, folder, ready, _qemu: qemu, _device: device }
+    }
+
+    /// What the guest says when it is ready.
+    fn wait_until_ready(&self) -> String {
+        self.ready.set_nonblocking(true).expect("a socket");
+        let mut socket = None;
+        wait_until("the guest is ready", || {
+            socket = self.ready.accept().ok();
+            socket.is_some()
+        });
+        let (mut socket, _) = socket.expect("waited for");
+        socket.set_nonblocking(false).expect("a socket");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        let mut message = String::new();
+        socket.read_to_string(&mut message).expect("a message up to its end");
+        message
+    }
+
+    fn address(&self, port: u32) -> String {
+        format!("hvsock:{}:{port}", self.folder.path("vm.vsock").display())
+    }
+
+    /// A command on the agent at a port of the guest.
+    fn command(&self, port: u32, words: &[&str]) -> Command {
+        let mut command = Command::new(&self.lodger);
+        command.args(words).env("LODGER_TO", self.address(port)).stdin(Stdio::null());
+        command
+    }
+
+    fn shell(&self, script: &str) -> Output {
+        run(&mut self.command(1024, &["exec", "--", "sh", "-c", script]))
+    }
+
+    fn console(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.folder.path("console")).unwrap_or_default()).into_owned()
+    }
+}
+
+fn write_archive(lodger: &Path, kernel: &Path, modules: &[&str], archive: &Path) {
+    let release = kernel.file_name().map(|name| name.to_string_lossy().replace("vmlinuz-", "")).expect("a name");
+    let folder = kernel.parent().and_then(Path::parent).expect("a kernel lies in boot");
+    let mut image = Image::new();
+    image.init(lodger);
+    image.busybox().expect("busybox");
+    let missing = image.modules(&folder.join("lib/modules").join(release), modules).expect("modules");
+    assert!(missing.is_empty(), "the kernel has no {missing:?}");
+    image.write_file(archive).expect("an archive");
+}
+
+fn sum(bytes: &[u8]) -> String {
+    let mut command = Command::new("sha256sum");
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sha256sum");
+    child.stdin.take().expect("a pipe").write_all(bytes).expect("it reads");
+    let output = child.wait_with_output().expect("an end");
+    text(&output.stdout).split(' ').next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn a_guest_says_that_it_is_ready_and_serves_the_host_over_vsock() {
+    let Some(programs) = programs("a_guest_says_that_it_is_ready_and_serves_the_host_over_vsock") else { return };
+    let append = format!("lodger.listen=vsock:1024 vmm.notify_socket=vsock:2:{READY_PORT}");
+    let guest = Guest::boot(programs, &MODULES, &append, &[]);
+    let message = guest.wait_until_ready();
+    assert!(message.starts_with("READY=1\nX_LODGER=lodger ") && message.ends_with(")\n"), "{message}");
+
+    // Ready means that the first attempt works.
+    let output = guest.shell("echo out; echo err >&2; exit 9");
+    assert_eq!(
+        (output.status.code(), text(&output.stdout), text(&output.stderr)),
+        (Some(9), "out\n".into(), "err\n".into())
+    );
+
+    let bytes: Vec<u8> = (0..4u32 << 20).map(|number| (number.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let (here, back) = (guest.folder.path("here"), guest.folder.path("back"));
+    fs::write(&here, &bytes).expect("a file");
+    let start = Instant::now();
+    let mut command = guest.command(1024, &["exec", "--", "sh", "-c", "tee /root/file | sha256sum"]);
+    let output = run(command.stdin(fs::File::open(&here).expect("the file")));
+    assert_eq!(text(&output.stdout).split(' ').next(), Some(sum(&bytes).as_str()), "{}", text(&output.stderr));
+    let there = start.elapsed();
+    let start = Instant::now();
+    let output = run(&mut guest.command(1024, &["cp", "guest:/root/file", &back.display().to_string()]));
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let _ = writeln!(
+        std::io::stderr(),
+        "4 MiB with their sum into the guest in {there:?}, out of it in {:?}",
+        start.elapsed()
+    );
+    assert_eq!(sum(&fs::read(&back).expect("the copy")), sum(&bytes));
+
+    // Nobody listens there.
+    let output = run(&mut guest.command(1025, &["exec", "--", "true"]));
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{said}");
+    assert!(said.contains("nobody listens on port 1025 of the guest"), "{said}");
+}
+
+#[test]
+fn a_guest_reaches_its_own_agent_and_only_those_that_are_named_may_connect() {
+    let Some(programs) = programs("a_guest_reaches_its_own_agent_and_only_those_that_are_named_may_connect") else {
+        return;
+    };
+    let append = format!("lodger.listen=vsock:1024 vmm.notify_socket=vsock-stream:2:{READY_PORT}");
+    let guest = Guest::boot(programs, &MODULES, &append, &[]);
+    guest.wait_until_ready();
+    let output = guest.shell("/bin/lodger exec --to vsock:1:1024 -- sh -c 'echo $((6*7)); exit 3'");
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(3), "42\n".to_owned()), "{}", text(&output.stderr));
+    let output = guest.shell("/bin/lodger exec --to vsock:1:1025 -- true");
+    assert!(text(&output.stderr).contains("`lodger serve --listen vsock:1025` would be an agent there"), "{output:?}");
+
+    // Other agents, whose peers are others.
+    let script = "for port in 2000,cid=7 2001,cid=2 2002,cid=any; do
+        /bin/lodger serve --listen vsock:$port 2> /tmp/log.${port%,*} &
+      done; wait";
+    let mut command = guest.command(1024, &["exec", "--", "sh", "-c", script]);
+    let others = Client(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a client"));
+    let from_host = |port: u32| run(&mut guest.command(port, &["exec", "--", "echo", "host"]));
+    wait_until("the third agent serves everybody", || from_host(2002).status.success());
+    let from_guest =
+        |port: u32| text(&guest.shell(&format!("/bin/lodger exec --to vsock:1:{port} -- echo guest")).stdout);
+    let reached = [2000, 2001, 2002].map(|port| (text(&from_host(port).stdout), from_guest(port)));
+    let said = |host: &str, guest: &str| (host.to_owned(), guest.to_owned());
+    assert_eq!(reached, [said("", ""), said("host\n", ""), said("host\n", "guest\n")]);
+    let said = text(&from_host(2000).stderr);
+    assert!(said.contains("the agent closed the connection") || said.contains("connection lost"), "{said}");
+    let log = |port: u32| text(&guest.shell(&format!("cat /tmp/log.{port}")).stdout);
+    let refused = |cid: u32| format!("lodger warn: refused a connection from CID {cid}: it may not connect\n");
+    assert!(log(2000).contains(&refused(1)) && log(2000).contains(&refused(2)), "{}", log(2000));
+    assert!(log(2001).contains(&refused(1)) && !log(2001).contains(&refused(2)), "{}", log(2001));
+    assert_eq!(log(2002), "");
+    drop(others);
+}
+
+#[test]
+fn a_transport_that_is_reset_ends_sessions_and_the_agent_listens_on() {
+    let Some(programs) = programs("a_transport_that_is_reset_ends_sessions_and_the_agent_listens_on") else { return };
+    let folder = Folder::new();
+    // A way in that is not reset. The vsock is the first virtio device, the port is on the second.
+    let port = folder.path("port").display().to_string();
+    let chardev = format!("socket,id=port,server=on,wait=off,path={port}");
+    // The credential as systemd-vmspawn gives it: vsock-stream:2:9999.
+    let credential = "type=11,value=io.systemd.credential.binary:vmm.notify_socket=dnNvY2stc3RyZWFtOjI6OTk5OQ==";
+    let options = ["-smbios", credential, "-device", "virtio-serial-pci", "-chardev", &chardev];
+    let options = [&options[..], &["-device", "virtserialport,chardev=port"]].concat();
+    let append = "lodger.listen=vsock:1024 lodger.listen=port:/dev/vport1p1";
+    let modules = [&MODULES[..], &["virtio_console"]].concat();
+    let guest = Guest::boot(programs, &modules, append, &options);
+    guest.wait_until_ready();
+
+    let mut command = guest.command(1024, &["exec", "--", "sh", "-c", "echo $$ > /tmp/sleeper; exec sleep 1000"]);
+    let _sleeper = Client(command.stderr(Stdio::null()).spawn().expect("a client"));
+    let sleeps = || guest.shell("kill -0 $(cat /tmp/sleeper)").status.success();
+    wait_until("the program runs", sleeps);
+    let driver = |script: &str| {
+        let script = format!("cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport; {script}");
+        let words = ["exec", "--to", &format!("port:{port}"), "--", "sh", "-c", &script];
+        let output = run(Command::new(&guest.lodger).args(words).stdin(Stdio::null()));
+        assert!(output.status.success(), "{script}: {}", text(&output.stderr));
+    };
+    // The kernel does the same to all connections as after a snapshot was restored.
+    driver("echo virtio0 > unbind; while kill -0 $(cat /tmp/sleeper) 2> /dev/null; do sleep 0.1; done");
+    driver("echo virtio0 > bind");
+    assert_eq!(guest.shell("exit 7").status.code(), Some(7), "{}", guest.console());
+    assert!(!guest.console().contains("agent ended"), "{}", guest.console());
+}
+
+#[test]
+fn an_agent_in_a_guest_without_the_driver_says_what_is_missing() {
+    let Some(programs) = programs("an_agent_in_a_guest_without_the_driver_says_what_is_missing") else { return };
+    let guest = Guest::boot(programs, &["virtio_pci"], "lodger.listen=vsock:1024", &[]);
+    let why = "listen on vsock:1024: address family not supported by protocol; this kernel has no vsock, or its module is not loaded";
+    wait_until("the console says so", || guest.console().contains(why));
+    // Process 1 tries again, later and later.
+    wait_until("the agent is started again", || guest.console().matches(why).count() > 2);
+}
