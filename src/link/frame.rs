@@ -227,6 +227,9 @@ impl Scanner {
             _ => {
                 if let Some(header) = decode(&self.segment, &mut self.body) {
                     found(Found::Frame(header, payload(&self.body)));
+                } else if let Some((header, text)) = without_kernel_lines(&self.segment, &mut self.body) {
+                    found(Found::Text(&text));
+                    found(Found::Frame(header, payload(&self.body)));
                 } else if let Some((header, text)) = without_insertion(&self.segment, &mut self.body) {
                     found(Found::Text(text));
                     found(Found::Frame(header, payload(&self.body)));
@@ -269,7 +272,35 @@ fn payload(body: &[u8]) -> &[u8] {
     &body[HEADER_BYTES..body.len() - SUM_BYTES]
 }
 
-/// Takes out what a kernel printed into the middle of a frame: it inserts whole lines, so what has to go ends with a line's end, and is
+/// Takes out all that looks like a line of Linux's log, and gives it: when a kernel prints much, every frame has several of them, in as
+/// many places. Whether the frame's own content looked like that as well the checksum tells. The frame is left in `body`.
+fn without_kernel_lines(segment: &[u8], body: &mut Vec<u8>) -> Option<(Header, Vec<u8>)> {
+    let (mut whole, mut lines, mut at) = (Vec::with_capacity(segment.len()), Vec::new(), 0);
+    for begin in memchr::memchr_iter(b'[', segment) {
+        // Brackets may stand in a line too.
+        if begin >= at
+            && let Some(line) = kernel_line(&segment[begin..])
+        {
+            whole.extend_from_slice(&segment[at..begin]);
+            lines.extend_from_slice(line);
+            at = begin + line.len();
+        }
+    }
+    whole.extend_from_slice(&segment[at..]);
+    if lines.is_empty() { None } else { Some((decode(&whole, body)?, lines)) }
+}
+
+/// The line that stands in front, with its end, if it begins like one of Linux's log: `[`, spaces, seconds, a point, six digits, `]`.
+fn kernel_line(bytes: &[u8]) -> Option<&[u8]> {
+    let (line, _) = bytes.split_at(memchr(b'\n', bytes)? + 1);
+    let time = line.strip_prefix(b"[")?.split(|byte| *byte == b']').next()?.trim_ascii_start();
+    let (seconds, micros) = time.split_at_checked(time.len().checked_sub(7)?)?;
+    let digits = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    let is_line = digits(seconds) && digits(micros.strip_prefix(b".")?) && line.iter().all(|byte| is_text(*byte));
+    is_line.then_some(line)
+}
+
+/// Takes out what else was printed into the middle of a frame, in one place: a kernel inserts whole lines, so what has to go ends with a line's end, and is
 /// as long as the segment is too long. The frame is left in `body`.
 fn without_insertion<'a>(segment: &'a [u8], body: &mut Vec<u8>) -> Option<(Header, &'a [u8])> {
     body.clear();
@@ -406,12 +437,53 @@ mod tests {
                 assert_eq!(frames[0], payload);
                 assert_eq!(text, line, "at {at}");
             }
-            // In front of the length nothing says how much is too much: the text is not lost, the frame is.
+            // In front of the length nothing says how much is too much: the text is not lost, the frame may be.
             for at in 1..7 {
                 let (frames, text, _) = scan(&[&wire[..at], line, &wire[at..]].concat(), 50);
-                assert!(frames.is_empty() && text.windows(line.len()).any(|part| part == line), "at {at}");
+                assert!(frames.len() <= 1 && text.windows(line.len()).any(|part| part == line), "at {at}");
             }
         }
+    }
+
+    #[test]
+    fn lines_of_a_kernel_in_many_places_of_a_frame_are_taken_out_again() {
+        let payload: Vec<u8> = (0..900u32).map(|number| ((number * number) >> 3) as u8).collect();
+        for payload in [payload, b"[text] too\n".repeat(60), vec![0; 500]] {
+            let wire = frame(&payload);
+            for step in 30..200 {
+                let (mut bytes, mut text, mut number) = (Vec::new(), Vec::new(), 0);
+                let mut parts = wire.chunks(step).peekable();
+                while let Some(part) = parts.next() {
+                    bytes.extend_from_slice(part);
+                    if parts.peek().is_some() && text.len() < 900 {
+                        let line = format!("[{number:>5}.{:06}] usb [{number}]: a line\r\n", number * 7919 % 1_000_000);
+                        bytes.extend_from_slice(line.as_bytes());
+                        text.extend_from_slice(line.as_bytes());
+                        number += 1;
+                    }
+                }
+                let (frames, came, damage) = scan(&bytes, 50);
+                assert_eq!((frames.len(), damage), (1, 0), "every {step} bytes");
+                assert!(frames[0] == payload && came == text, "every {step} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_resembles_a_line_of_a_kernel_is_none() {
+        let line = b"[ 1234.567890] x\r\nmore";
+        assert_eq!(kernel_line(line), Some(&line[..18]));
+        for other in [
+            "[ 1234.56789] x\n",
+            "[1234567890] x\n",
+            "[.567890] x\n",
+            "[ 1234.567890 x\n",
+            "[ 1234.567890] x",
+            " [1.000000]\n",
+        ] {
+            assert_eq!(kernel_line(other.as_bytes()), None, "{other:?}");
+        }
+        assert_eq!(kernel_line(b"[ 1234.567890] \x01\n"), None);
     }
 
     #[test]

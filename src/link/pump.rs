@@ -91,12 +91,12 @@ impl Pump<'_> {
         self.link.on_time(Instant::now());
         // What has come is acknowledged before anybody here learns of it, and may end this process.
         self.send()?;
-        self.hand_on();
-        self.send()?;
+        // For the same reason: what was printed before a program's last words is written before they are handed on.
         if let Some(console) = &mut self.console {
             console.push(&self.link.take_text());
         }
-        Ok(())
+        self.hand_on();
+        self.send()
     }
 
     /// Writes to the line what is due.

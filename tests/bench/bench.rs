@@ -8,8 +8,13 @@ mod agent;
 mod files;
 mod floor;
 mod guest;
+#[path = "../support/line.rs"]
+mod line;
+mod link;
 mod memory;
 mod programs;
+#[path = "../support/weather.rs"]
+mod weather;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -48,13 +53,23 @@ struct Row {
     must: Must,
 }
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 20] = [
     Row { what: "exec, fresh connection", measure: programs::on_a_fresh_connection, must: Must::AtMost(2.0) },
     Row { what: "exec, open connection", measure: programs::on_an_open_connection, must: Must::AtMost(1.5) },
     Row { what: "stdout of head -c 1G", measure: programs::output, must: Must::AtLeast(0.8) },
     Row { what: "file read, 256 MiB", measure: files::read, must: Must::AtLeast(0.7) },
     Row { what: "file write, 256 MiB", measure: files::write, must: Must::AtLeast(0.7) },
     Row { what: "stat round trip", measure: files::stat, must: Must::AtMost(2.0) },
+    Row { what: "link on a pty", measure: link::one_channel, must: Must::AtLeast(0.25) },
+    Row { what: "link on a pty, MiB/s", measure: link::one_channel_rate, must: Must::AtLeast(25.0) },
+    Row { what: "link, 16 channels out", measure: link::many_channels_out, must: Must::AtLeast(0.8) },
+    Row { what: "link, 16 channels in", measure: link::many_channels_in, must: Must::AtLeast(0.8) },
+    Row { what: "link, noise 1/100,000", measure: link::noise_of_100_000, must: Must::AtLeast(0.7) },
+    Row { what: "link, noise 1/10,000", measure: link::noise_of_10_000, must: Must::AtLeast(0.3) },
+    Row { what: "link, noise 1/1,000", measure: link::noise_of_1000, must: Must::AtLeast(0.001) },
+    Row { what: "link, 115,200 baud", measure: link::slow_bulk, must: Must::AtLeast(0.85) },
+    Row { what: "link, ping beside output", measure: link::slow_ping_beside_output, must: Must::AtMost(250.0) },
+    Row { what: "link, ping beside input", measure: link::slow_ping_beside_input, must: Must::AtMost(250.0) },
     Row { what: "agent RSS, idle", measure: memory::of_the_agent, must: Must::Bytes(1536 << 10) },
     Row { what: "init RSS", measure: memory::of_init, must: Must::Bytes(819 << 10) },
     Row { what: "guest until it answers", measure: guest::until_the_agent_answers, must: Must::MoreMillis(60.0) },
@@ -72,8 +87,8 @@ impl Must {
 
     fn text(self) -> String {
         match self {
-            Must::AtMost(limit) => format!("<= {limit:.1}"),
-            Must::AtLeast(limit) => format!(">= {limit:.1}"),
+            Must::AtMost(limit) => format!("<= {limit:?}"),
+            Must::AtLeast(limit) => format!(">= {limit:?}"),
             Must::Bytes(limit) => format!("<= {limit} B"),
             Must::MoreMillis(limit) => format!("<= +{limit:.0} ms"),
         }

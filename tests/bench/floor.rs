@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use crate::link;
+
 /// Bytes of one read or write.
 pub const CHUNK: usize = 256 << 10;
 
@@ -21,7 +23,7 @@ pub struct Partner {
 }
 
 impl Partner {
-    /// Starts this program in a role: `echo`, `send:PATH` or `receive:PATH`.
+    /// Starts this program in a role: `echo`, `send:PATH`, `receive:PATH`, `accept:PATH` or `write:PATH`.
     pub fn start(role: &str) -> Partner {
         let (socket, theirs) = UnixStream::pair().expect("a socket pair");
         let own = std::env::current_exe().expect("the path of this program");
@@ -44,6 +46,8 @@ pub fn play(role: &str) {
     match role.split_once(':') {
         Some(("send", path)) => send(socket, Path::new(path)),
         Some(("receive", path)) => receive(socket, Path::new(path)),
+        Some(("accept", path)) => link::accept(Path::new(path)),
+        Some(("write", path)) => link::write_bare(Path::new(path)),
         _ => echo(socket),
     }
 }

@@ -1,0 +1,110 @@
+//! An agent at the guest's end of a line, and commands at the host's.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use crate::client::{Done, Running, lodger};
+use crate::line::{Line, Weather};
+use crate::support::{Folder, PATIENCE, children, descriptors, status, wait_until};
+
+/// A line with an agent, which ends with this.
+pub struct Rig {
+    pub line: Line,
+    pub folder: Folder,
+    agent: Child,
+}
+
+impl Rig {
+    pub fn start(weather: Weather) -> Rig {
+        Rig::on(Line::start(weather), Folder::new())
+    }
+
+    /// The host's end is a unix socket, as QEMU has it.
+    pub fn start_with_socket(weather: Weather) -> Rig {
+        let folder = Folder::new();
+        Rig::on(Line::start_with_socket(weather, &folder.path("chardev")), folder)
+    }
+
+    fn on(line: Line, folder: Folder) -> Rig {
+        let agent = start_agent(&line);
+        Rig { line, folder, agent }
+    }
+
+    pub fn agent(&self) -> u32 {
+        self.agent.id()
+    }
+
+    /// Ends the agent as nothing else does.
+    pub fn kill_agent(&mut self) {
+        self.agent.kill().expect("our child");
+        self.agent.wait().expect("our child");
+    }
+
+    pub fn restart_agent(&mut self) {
+        self.kill_agent();
+        self.agent = start_agent(&self.line);
+    }
+
+    /// A command that goes over the line.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = lodger(words);
+        command.env("LODGER_TO", self.line.host_address());
+        command
+    }
+
+    pub fn run(&self, words: &[&str]) -> Done {
+        Running::start(self.command(words)).finish()
+    }
+
+    /// Runs a script in the guest.
+    pub fn shell(&self, script: &str) -> Done {
+        self.run(&["exec", "--", "sh", "-c", script])
+    }
+
+    /// Sends bytes through `cat` in the guest.
+    pub fn cat(&self, bytes: &[u8]) -> Done {
+        let mut command = self.command(&["exec", "--", "cat"]);
+        command.stdin(Stdio::piped());
+        let mut running = Running::start(command);
+        let (mut stdin, bytes) = (running.stdin(), bytes.to_vec());
+        let writer = std::thread::spawn(move || drop(std::io::Write::write_all(&mut stdin, &bytes)));
+        let done = running.finish();
+        writer.join().expect("the writer ends");
+        done
+    }
+
+    /// Waits until the agent has nothing left of any client, and gives the numbers of its descriptors and threads.
+    pub fn settled(&self) -> (usize, u64) {
+        let pid = self.agent();
+        let numbers = || (descriptors(pid), status(pid, "Threads"));
+        let (mut last, mut since) = (numbers(), Instant::now());
+        wait_until("the agent has settled", || {
+            if numbers() != last {
+                (last, since) = (numbers(), Instant::now());
+            }
+            children(pid).is_empty() && since.elapsed().as_millis() > 300
+        });
+        last
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+pub fn start_agent(line: &Line) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lodger"));
+    command.args(["serve", "--listen", &line.guest_address()]).stdin(Stdio::null());
+    command.spawn().expect("the agent starts")
+}
+
+/// Waits until a moment has come, in steps that hurry nobody.
+pub fn wait_for(time: std::time::Duration) {
+    let until = Instant::now() + time.min(PATIENCE);
+    while Instant::now() < until {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+}
