@@ -303,7 +303,11 @@ fn a_client_that_is_killed_takes_agent_and_program_with_it() {
 #[test]
 fn an_agent_that_dies_is_said() {
     let running = waiting(":");
-    lodger::sys::signal::send(agent_of(running.pid()) as i32, SIGKILL).expect("the agent is there");
+    let agent = agent_of(running.pid());
+    let program = agent_of(agent);
+    lodger::sys::signal::send(agent as i32, SIGKILL).expect("the agent is there");
+    // Nobody is left who would end it.
+    lodger::sys::signal::send(program as i32, SIGKILL).expect("the program is there");
     running.finish().bad(125, &["the agent closed the connection"]);
 }
 

@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use guest::{Client, kernel, lodger, run, text, vm};
-use support::{Folder, PATIENCE};
+use support::{Folder, PATIENCE, pause};
 
 /// The name that the port has.
 const NAME: &str = "org.lodger.0";
@@ -50,7 +50,8 @@ impl Guest {
         qemu.args(["-device", "virtserialport,chardev=other,name=com.example.other"]);
         let socket = folder.path("port");
         qemu.arg("-chardev").arg(format!("socket,id=port,server=on,wait=off,path={}", socket.display()));
-        qemu.args(["-device", &format!("virtserialport,chardev=port,name={NAME}")]);
+        qemu.args(["-device", &format!("virtserialport,chardev=port,name={NAME},id=line")]);
+        qemu.arg("-monitor").arg(format!("unix:{},server=on,wait=off", folder.path("monitor").display()));
         let qemu = Client(qemu.stdin(Stdio::null()).spawn().expect("QEMU starts"));
         let guest = Guest { lodger: lodger.to_owned(), folder, _qemu: qemu };
         let connected = run(&mut guest.command(&["connect", "--wait", "60"]));
@@ -88,7 +89,7 @@ fn a_port_is_found_by_its_name_and_left_alone_while_the_host_is_away() {
          sleep 1; {count} > /root/before; sleep 5; {count} > /root/after; touch /root/done"
     );
     guest.shell(&["--detach"], &script);
-    std::thread::sleep(Duration::from_millis(7500));
+    pause(Duration::from_millis(7500));
     let waited = guest.shell(&[], "until [ -e /root/done ]; do sleep 1; done; cat /root/before /root/after");
     let counts: Vec<u64> = waited.lines().map(|line| line.parse().expect("a number")).collect();
     let [before, after] = counts[..] else { panic!("two counts are wanted: {waited:?}") };
@@ -115,7 +116,7 @@ fn every_host_that_comes_is_greeted_at_once_and_served_anew() {
     let mut times: Vec<Duration> = (0..21)
         .map(|_| {
             // An agent that has not noticed that one host went takes the next for the same, and waits to be greeted by it.
-            std::thread::sleep(Duration::from_millis(100));
+            pause(Duration::from_millis(100));
             let start = Instant::now();
             let mut socket = UnixStream::connect(guest.folder.path("port")).expect("QEMU listens");
             socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -127,6 +128,32 @@ fn every_host_that_comes_is_greeted_at_once_and_served_anew() {
     let _ = writeln!(std::io::stderr(), "greeted within {:?} to {:?}, median {:?}", times[0], times[20], times[10]);
     // A look every second would be slower.
     assert!(times[15] < Duration::from_millis(300), "greeted within {times:?}");
+}
+
+#[test]
+fn a_port_that_is_unplugged_and_plugged_in_again_is_served() {
+    let Some(lodger) = lodger("a_port_that_is_unplugged_and_plugged_in_again_is_served") else { return };
+    let guest = Guest::start(&lodger, &modules());
+    let mut monitor = UnixStream::connect(guest.folder.path("monitor")).expect("QEMU listens");
+    monitor.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let mut tell = |words: &str| {
+        monitor.write_all(format!("{words}\n").as_bytes()).expect("QEMU reads");
+        let (mut said, mut piece) = (Vec::new(), [0; 1000]);
+        while !text(&said).contains(&format!("{words}\r\n")) && !said.ends_with(b"(qemu) ") {
+            let count = monitor.read(&mut piece).expect("an answer");
+            said.extend_from_slice(&piece[..count]);
+        }
+    };
+    for round in 0..3 {
+        tell("device_del line");
+        // Its place is free for another one, so that the agent would hold the wrong device if it held on to the old one.
+        tell("device_add virtserialport,chardev=port,name=com.example.other,id=wrong,nr=5");
+        tell("device_del wrong");
+        tell(&format!("device_add virtserialport,chardev=port,name={NAME},id=line,nr={}", 3 + round));
+        let connected = run(&mut guest.command(&["connect", "--wait", "20"]));
+        assert!(connected.status.success(), "round {round}: {}{}", text(&connected.stderr), guest.console());
+        assert_eq!(guest.shell(&[], "echo again"), "again\n");
+    }
 }
 
 #[test]
@@ -159,8 +186,11 @@ fn compressed_modules_are_loaded_by_a_kernel_that_unpacks_none() {
 }
 
 #[test]
-fn a_guest_of_vm_has_the_modules_that_were_asked_for() {
-    let Some(lodger) = lodger("a_guest_of_vm_has_the_modules_that_were_asked_for") else { return };
+fn a_guest_of_vm_has_the_modules_that_were_asked_for_and_is_waited_for_as_long_as_is_said() {
+    let Some(lodger) = lodger("a_guest_of_vm_has_the_modules_that_were_asked_for_and_is_waited_for_as_long_as_is_said")
+    else {
+        return;
+    };
     let script = "grep -c '^vsock ' /proc/modules";
     let output = run(&mut vm(&lodger, &["--busybox", "--module", "vsock"], &["sh", "-c", script]));
     assert_eq!(text(&output.stdout), "1\n", "{}", text(&output.stderr));
@@ -170,4 +200,7 @@ fn a_guest_of_vm_has_the_modules_that_were_asked_for() {
     // Built into this kernel, which is as good.
     let output = run(&mut vm(&lodger, &["--busybox", "--module", "serial_core"], &["true"]));
     assert!(output.status.success(), "{}", text(&output.stderr));
+    let output = run(&mut vm(&lodger, &["--wait", "0.1"], &["true"]));
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(125) && said.contains("no agent answered within"), "{said}");
 }

@@ -5,17 +5,18 @@ mod client;
 mod support;
 
 use std::fs;
+use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
-use std::thread;
 use std::time::{Duration, Instant};
 
+use lodger::sys::fd::{READ, wait_for};
 use lodger::sys::signal::{self, SIGINT, SIGKILL};
 use lodger::sys::tty;
 use lodger::wire::frame::{Frame, Hello};
 
 use client::{Running, lodger, read_until, run};
-use support::{Agent, Folder, Peer, wait_until};
+use support::{Agent, Folder, Peer, pause, wait_until};
 
 /// An agent on another address than a socket's, ended with the test.
 fn agent_at(address: &str) -> Running {
@@ -31,14 +32,6 @@ fn wake_ups(pid: u32) -> u64 {
     let counts =
         texts.filter_map(|text| text.split("\nvoluntary_ctxt_switches:").nth(1)?.lines().next().map(str::to_owned));
     counts.filter_map(|count| count.trim().parse::<u64>().ok()).sum()
-}
-
-/// Waits about as long, in short sleeps.
-fn pause(time: Duration) {
-    let end = Instant::now() + time;
-    while Instant::now() < end {
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 #[test]
@@ -183,14 +176,17 @@ fn a_greeting_that_was_lost_before_the_agent_opened_the_line_is_said_again() {
 #[test]
 fn a_line_that_is_away_costs_the_agent_one_wake_up_a_second() {
     let folder = Folder::new();
-    // A line that is not there, one that ends at once, one whose other end is closed.
+    // A line that goes, one that was never there, one that ends as soon as it is opened.
     let (master, slave) = tty::open_pair().expect("a terminal");
-    let hung_up = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&slave))).expect("a name");
-    let opened = agent_at(&format!("port:{}", hung_up.display()));
+    let terminal = fs::read_link(format!("/proc/self/fd/{}", slave.as_raw_fd())).expect("a name");
+    // By a link, which goes before it: the next terminal of the system gets the same name.
+    std::os::unix::fs::symlink(&terminal, folder.path("going")).expect("a link");
+    let opened = agent_at(&format!("port:{}", folder.path("going").display()));
     wait_until("the agent has opened the terminal", || {
         let open = fs::read_dir(format!("/proc/{}/fd", opened.pid())).expect("descriptors").flatten();
-        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|path| path == hung_up)
+        open.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|path| path == terminal)
     });
+    fs::remove_file(folder.path("going")).expect("our link");
     drop((master, slave));
     let agents = [opened, agent_at(&format!("port:{}", folder.path("line").display())), agent_at("port:/dev/null")];
     pause(Duration::from_millis(1500));
@@ -198,7 +194,8 @@ fn a_line_that_is_away_costs_the_agent_one_wake_up_a_second() {
     pause(Duration::from_secs(3));
     for (agent, before) in agents.iter().zip(before) {
         let woken = wake_ups(agent.pid()) - before;
-        assert!(woken <= 4, "{woken} wake-ups in 3 s");
+        // One more where the count begins or ends, and one for a busy machine.
+        assert!(woken <= 5, "{woken} wake-ups in 3 s");
     }
 }
 
@@ -209,15 +206,11 @@ fn a_line_that_comes_later_is_served() {
     let _agent = agent_at(&address);
     pause(Duration::from_millis(300));
     let (master, slave) = tty::open_pair().expect("a terminal");
-    let name = fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&slave))).expect("a name");
+    let name = fs::read_link(format!("/proc/self/fd/{}", slave.as_raw_fd())).expect("a name");
     std::os::unix::fs::symlink(&name, folder.path("line")).expect("a link");
     // What an agent says when it opens a line.
     wait_until("the agent has greeted", || {
-        let readable = lodger::sys::fd::wait_for(
-            std::os::fd::AsFd::as_fd(&master),
-            lodger::sys::fd::READ,
-            Some(Duration::from_millis(50)),
-        );
+        let readable = wait_for(master.as_fd(), READ, Some(Duration::from_millis(50)));
         readable.is_ok_and(|ready| ready.readable)
     });
 }

@@ -104,6 +104,14 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Waits so long, for something that must not happen meanwhile or that nothing tells of.
+pub fn pause(time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// One end of a connection, in bare frames.
 #[derive(Debug)]
 pub struct Peer {

@@ -16,7 +16,7 @@ use lexopt::{Arg, Parser};
 use crate::cli::replay::asciicast::Cast;
 use crate::cli::replay::player::{Pace, Player};
 use crate::cli::replay::source::Recording;
-use crate::cli::{Command, Failure, OUR_ERROR, complain, decimal, number, text};
+use crate::cli::{Command, Failure, OUR_ERROR, complain, number, text};
 use crate::wire::cbor::Reader;
 use crate::wire::record::Record;
 
@@ -111,7 +111,7 @@ fn speed(value: OsString) -> Result<Option<f64>, Failure> {
     if text == "max" {
         return Ok(None);
     }
-    let factor = decimal(&text).map(|factor| factor.as_secs_f64());
+    let factor = text.parse().ok().filter(|factor: &f64| factor.is_finite() && *factor >= 0.0);
     let factor =
         factor.ok_or_else(|| Failure::new(format!("--speed {text}: a number from 0 on, or max, is wanted")))?;
     Ok((factor > 0.0).then_some(factor))
@@ -119,7 +119,8 @@ fn speed(value: OsString) -> Result<Option<f64>, Failure> {
 
 fn idle_limit(value: OsString) -> Result<Duration, Failure> {
     let text = text(value)?;
-    decimal(&text).ok_or_else(|| Failure::new(format!("--idle-limit {text}: a number of seconds is wanted")))
+    let limit = text.parse().ok().and_then(|seconds: f64| Duration::try_from_secs_f64(seconds).ok());
+    limit.ok_or_else(|| Failure::new(format!("--idle-limit {text}: a number of seconds is wanted")))
 }
 
 fn run(mut recording: Recording, mut way: Way, chosen: Option<i64>) -> Result<ExitCode, Failure> {
