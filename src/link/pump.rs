@@ -52,6 +52,8 @@ struct Pump<'a> {
     out: Inbox,
     console: Option<Console>,
     buffer: Vec<u8>,
+    /// Who asks why a channel was closed.
+    shared: Option<&'a Shared>,
 }
 
 /// What a line takes. A terminal may be a UART; everything else in this place is clean and slows its writer down.
@@ -63,14 +65,19 @@ fn limits(line: &Stream) -> Limits {
 }
 
 impl Pump<'_> {
-    fn new(line: &Stream, role: Role, console: Option<Console>) -> io::Result<Pump<'_>> {
+    fn new<'a>(
+        line: &'a Stream,
+        role: Role,
+        console: Option<Console>,
+        shared: Option<&'a Shared>,
+    ) -> io::Result<Pump<'a>> {
         line.set_nonblocking(true)?;
         let seed = RandomState::new().build_hasher().finish();
         let mut link = Link::new(role, limits(line), seed, Instant::now());
         if console.is_some() {
             link.keep_text();
         }
-        Ok(Pump { line, link, locals: Vec::new(), out: Inbox::default(), console, buffer: vec![0; READ_BYTES] })
+        Ok(Pump { line, link, locals: Vec::new(), out: Inbox::default(), console, buffer: vec![0; READ_BYTES], shared })
     }
 
     /// Puts a socket behind a channel, and gives the other end of it.
@@ -119,6 +126,10 @@ impl Pump<'_> {
 
     /// Gives the local ends what came for them.
     fn hand_on(&mut self) {
+        // Whoever finds his channel closed asks at once why.
+        if let Some(shared) = self.shared {
+            shared.lock().note(self.link.account());
+        }
         let mut gone = Vec::new();
         for channel in self.link.mux().channels() {
             let Some(local) = self.locals.iter_mut().find(|local| local.id == channel.id) else { continue };
@@ -242,7 +253,7 @@ impl Pump<'_> {
 /// # Errors
 /// Those of the line, when it ends: `UnexpectedEof`, or what the system says.
 pub fn serve(line: &Stream, stop: BorrowedFd, quiet: bool, accept: &mut dyn FnMut(Stream)) -> io::Result<()> {
-    let mut pump = Pump::new(line, Role::Acceptor, None)?;
+    let mut pump = Pump::new(line, Role::Acceptor, None, None)?;
     if quiet {
         pump.link.keep_quiet();
     }
@@ -343,21 +354,17 @@ impl Opener {
 }
 
 fn run(line: &Stream, shared: &Shared, wakes: &OwnedFd, wishes: Wishes) -> io::Result<()> {
-    let mut pump = Pump::new(line, Role::Opener, wishes.console.map(Console::new))?;
+    let mut pump = Pump::new(line, Role::Opener, wishes.console.map(Console::new), Some(shared))?;
     if wishes.starts {
         pump.link.expect_start();
     }
     let mut more = true;
     loop {
-        let result = pump.work().and_then(|()| {
-            shared.lock().note(pump.link.account());
-            pump.wait(more.then_some(wakes.as_fd()))
-        });
+        let result = pump.work().and_then(|()| pump.wait(more.then_some(wakes.as_fd())));
         let woken = match result {
             Ok(woken) => woken,
             Err(error) => {
                 pump.end("the line ended");
-                shared.lock().note(pump.link.account());
                 return Err(error);
             }
         };
