@@ -165,7 +165,7 @@ impl Pump<'_> {
             let read = if channel.wants_outbound() { fd::READ } else { 0 };
             let write = if channel.inbound.is_empty() { 0 } else { fd::WRITE };
             // One whose both directions are over would report that for ever.
-            if read | write != 0 || channel.only_listens() {
+            if read | write != 0 {
                 set.watch(local.socket.as_fd(), read | write);
                 sources.push(Source::Local(local.id));
             }
@@ -182,7 +182,7 @@ impl Pump<'_> {
             match source {
                 Source::Line if ready.readable => self.read_line()?,
                 Source::Wake => woken = ready.readable,
-                Source::Local(id) if ready.readable => self.read_local(id, ready.hung_up),
+                Source::Local(id) if ready.readable => self.read_local(id),
                 // What can be written is tried by `work`.
                 _ => {}
             }
@@ -206,12 +206,9 @@ impl Pump<'_> {
         Ok(())
     }
 
-    fn read_local(&mut self, id: u16, hung_up: bool) {
+    fn read_local(&mut self, id: u16) {
         let Some(local) = self.locals.iter().find(|local| local.id == id) else { return };
         let Some(channel) = self.link.mux().channels().iter_mut().find(|channel| channel.id == id) else { return };
-        if hung_up && channel.only_listens() {
-            return channel.abandon();
-        }
         if !channel.wants_outbound() {
             return;
         }
