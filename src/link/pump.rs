@@ -352,8 +352,10 @@ fn run(line: &Stream, shared: &Shared, wakes: &OwnedFd, wishes: Wishes) -> io::R
     }
     let mut more = true;
     loop {
+        pump.link.on_time(Instant::now());
+        // Before a channel is told of its end, so that who sees that can be told why.
+        shared.lock().note(pump.link.account());
         let result = pump.work().and_then(|()| {
-            shared.lock().note(pump.link.account());
             let wanted = !shared.lock().open.is_empty();
             shared.note_idle(!wanted && pump.link.is_idle());
             pump.wait(more.then_some(wakes.as_fd()))
@@ -362,8 +364,8 @@ fn run(line: &Stream, shared: &Shared, wakes: &OwnedFd, wishes: Wishes) -> io::R
             Ok(woken) => woken,
             Err(error) => {
                 pump.end("the line ended");
-                pump.hand_on();
                 shared.lock().note(pump.link.account());
+                pump.hand_on();
                 return Err(error);
             }
         };
