@@ -367,8 +367,9 @@ impl Connection {
             self.inbox = Inbox::default();
             (self.used, self.front) = (0, None);
             if self.exchange(Some(deadline.saturating_duration_since(Instant::now()))).is_err() {
-                return;
+                break;
             }
         }
+        self.stream.close(deadline.saturating_duration_since(Instant::now()));
     }
 }

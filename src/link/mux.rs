@@ -66,16 +66,6 @@ impl Channel {
         self.outbound_ended = true;
     }
 
-    /// Whether the local side has said all and may still be there to listen.
-    pub fn only_listens(&self) -> bool {
-        self.outbound_ended && !self.inbound_ended && self.torn.is_none()
-    }
-
-    /// The local side, which only listened, is gone. The peer need not say more, and may be gone as well; if it does, it is refused.
-    pub fn abandon(&mut self) {
-        self.inbound_ended = true;
-    }
-
     /// So many bytes have left `inbound`.
     pub fn consume(&mut self, count: usize) {
         self.consumed += count;

@@ -176,7 +176,7 @@ impl Pump<'_> {
             let read = if channel.wants_outbound() { fd::READ } else { 0 };
             let write = if channel.inbound.is_empty() { 0 } else { fd::WRITE };
             // One whose both directions are over would report that for ever.
-            if read | write != 0 || channel.only_listens() {
+            if read | write != 0 {
                 set.watch(local.socket.as_fd(), read | write);
                 sources.push(Source::Local(local.id));
             }
@@ -193,7 +193,7 @@ impl Pump<'_> {
             match source {
                 Source::Line if ready.readable => self.read_line()?,
                 Source::Wake => woken = ready.readable,
-                Source::Local(id) if ready.readable => self.read_local(id, ready.hung_up),
+                Source::Local(id) if ready.readable => self.read_local(id),
                 // What can be written is tried by `work`.
                 _ => {}
             }
@@ -217,12 +217,9 @@ impl Pump<'_> {
         Ok(())
     }
 
-    fn read_local(&mut self, id: u16, hung_up: bool) {
+    fn read_local(&mut self, id: u16) {
         let Some(local) = self.locals.iter().find(|local| local.id == id) else { return };
         let Some(channel) = self.link.mux().channels().iter_mut().find(|channel| channel.id == id) else { return };
-        if hung_up && channel.only_listens() {
-            return channel.abandon();
-        }
         if !channel.wants_outbound() {
             return;
         }
@@ -234,7 +231,7 @@ impl Pump<'_> {
         }
     }
 
-    /// The line is gone.
+    /// The line is gone; that is still to be handed on.
     fn end(&mut self, why: &'static str) {
         // What came last may be a frame's beginning for ever.
         self.link.on_time(Instant::now() + Duration::from_secs(1));
@@ -242,7 +239,6 @@ impl Pump<'_> {
             console.push(&self.link.take_text());
         }
         self.link.end_session(why);
-        self.hand_on();
     }
 }
 
@@ -264,6 +260,7 @@ pub fn serve(line: &Stream, stop: BorrowedFd, quiet: bool, accept: &mut dyn FnMu
             Ok(woken) => stopping |= woken,
             Err(error) => {
                 pump.end("the line ended");
+                pump.hand_on();
                 return Err(error);
             }
         }
@@ -284,7 +281,7 @@ pub fn serve(line: &Stream, stop: BorrowedFd, quiet: bool, accept: &mut dyn FnMu
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<Requests>,
-    ended: Condvar,
+    idle: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -292,12 +289,22 @@ struct Requests {
     /// Local ends of channels to open.
     open: VecDeque<OwnedFd>,
     account: Account,
-    ended: bool,
+    /// No channel is open, and all that was said has arrived; or the line has ended.
+    idle: bool,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Requests> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_idle(&self, idle: bool) {
+        self.lock().idle = idle;
+        self.idle.notify_all();
+    }
+
+    fn wait_idle(&self, patience: Duration) {
+        let _ = self.idle.wait_timeout_while(self.lock(), patience, |requests| !requests.idle);
     }
 }
 
@@ -329,8 +336,7 @@ impl Opener {
         let work = move || {
             // The line's end is told by its channels.
             let _ = run(&line, &theirs, &wakes, wishes);
-            theirs.lock().ended = true;
-            theirs.ended.notify_all();
+            theirs.note_idle(true);
         };
         thread::Builder::new().stack_size(STACK_BYTES).spawn(work)?;
         Ok(Opener { shared, wake, name: name.into() })
@@ -344,12 +350,9 @@ impl Opener {
         let _ = fd::write(self.wake.as_fd(), &[0]);
         let (shared, name) = (Arc::clone(&self.shared), self.name.clone());
         let tell = move || shared.lock().account.explain(&name);
-        Ok(Stream::over_socket(theirs).with_witness(Witness::new(tell)))
-    }
-
-    /// Waits until the line has ended and everything that came over it has been handed on; at most so long.
-    pub fn wait(&self, patience: Duration) {
-        let _ = self.shared.ended.wait_timeout_while(self.shared.lock(), patience, |requests| !requests.ended);
+        let shared = Arc::clone(&self.shared);
+        let settle = move |patience| shared.wait_idle(patience);
+        Ok(Stream::over_socket(theirs).with_witness(Witness::new(tell, settle)))
     }
 }
 
@@ -360,11 +363,16 @@ fn run(line: &Stream, shared: &Shared, wakes: &OwnedFd, wishes: Wishes) -> io::R
     }
     let mut more = true;
     loop {
-        let result = pump.work().and_then(|()| pump.wait(more.then_some(wakes.as_fd())));
+        let result = pump.work().and_then(|()| {
+            let wanted = !shared.lock().open.is_empty();
+            shared.note_idle(!wanted && pump.link.is_idle());
+            pump.wait(more.then_some(wakes.as_fd()))
+        });
         let woken = match result {
             Ok(woken) => woken,
             Err(error) => {
                 pump.end("the line ended");
+                pump.hand_on();
                 return Err(error);
             }
         };

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::sys::fd;
 
@@ -24,7 +25,10 @@ pub struct Stream {
 
 /// Who can tell why a stream is silent or has ended, because it carries it and sees more of what is below.
 #[derive(Clone)]
-pub struct Witness(Arc<dyn Fn() -> Option<String> + Send + Sync>);
+pub struct Witness {
+    tell: Arc<dyn Fn() -> Option<String> + Send + Sync>,
+    settle: Arc<dyn Fn(Duration) + Send + Sync>,
+}
 
 impl fmt::Debug for Witness {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
@@ -33,8 +37,12 @@ impl fmt::Debug for Witness {
 }
 
 impl Witness {
-    pub fn new(tell: impl Fn() -> Option<String> + Send + Sync + 'static) -> Witness {
-        Witness(Arc::new(tell))
+    /// `tell` explains; `settle` waits, at most so long, until everything that was said on closed streams has arrived.
+    pub fn new(
+        tell: impl Fn() -> Option<String> + Send + Sync + 'static,
+        settle: impl Fn(Duration) + Send + Sync + 'static,
+    ) -> Witness {
+        Witness { tell: Arc::new(tell), settle: Arc::new(settle) }
     }
 }
 
@@ -64,12 +72,21 @@ impl Stream {
 
     /// Why the stream is silent, or has ended, as far as anybody knows.
     pub fn explanation(&self) -> Option<String> {
-        self.witness.as_ref().and_then(|witness| (witness.0)())
+        self.witness.as_ref().and_then(|witness| (witness.tell)())
     }
 
     /// Whether somebody in this process carries the stream, whose work ends with the process: before that the peer should have closed it.
     pub fn is_carried(&self) -> bool {
         self.witness.is_some()
+    }
+
+    /// Closes the stream; where somebody in this process carries it, waits until its peer knows, at most so long.
+    pub fn close(self, patience: Duration) {
+        let Stream { rd, wr, witness } = self;
+        drop((rd, wr));
+        if let Some(witness) = witness {
+            (witness.settle)(patience);
+        }
     }
 
     /// Two connected streams.

@@ -227,17 +227,3 @@ fn a_line_that_is_cut_ends_the_command_and_the_program() {
     wait_until("the program is gone", || !crate::support::lives(pid));
     assert!(start.elapsed() < PATIENCE);
 }
-
-#[test]
-fn a_line_is_silent_when_its_commands_have_ended() {
-    let rig = Rig::start(Weather::clear());
-    for round in 0..10 {
-        assert_eq!(rig.shell(&format!("echo {round}")).code, Some(0));
-    }
-    let passed = || rig.line.taken(Way::ToHost) + rig.line.taken(Way::ToGuest);
-    wait_for(Duration::from_millis(500));
-    let before = passed();
-    // Longer than the silence after which an end asks for the other.
-    wait_for(Duration::from_secs(6));
-    assert_eq!(passed(), before, "a frame into the hands of whoever reads the console next");
-}
