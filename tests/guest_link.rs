@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lodger::client::Connection;
-use lodger::link::pump::{Opener, Wishes};
+use lodger::link::opener::{Opener, Wishes};
 use lodger::sys::file::{O_CREAT, O_RDONLY, O_WRONLY};
 use lodger::transport::serial;
 

@@ -434,7 +434,10 @@ fn either_end_may_start_anew_at_any_moment() {
         if round % 2 == 1 {
             rig.client.say(old, b"more");
             rig.until(Duration::from_secs(1), |rig| rig.client.torn.contains(&(old, Reason::Session)));
-            assert_eq!(rig.client.link.account().end, Some("the agent was started anew"));
+            assert_eq!(
+                rig.client.link.account().end,
+                Some("the agent was started anew, or another client has taken the line")
+            );
         }
         let id = rig.channel();
         assert!(rig.now - start < Duration::from_secs(1), "round {round}");

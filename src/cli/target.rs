@@ -14,7 +14,7 @@ use lexopt::{Arg, Parser};
 
 use crate::cli::{Command, Failure, NOT_FOUND, listing, seconds, text};
 use crate::client::{Connection, Error};
-use crate::link::pump::Wishes;
+use crate::link::opener::Wishes;
 use crate::stream::Stream;
 use crate::sys::file::{ENODEV, ENXIO};
 use crate::sys::{errno, fd};

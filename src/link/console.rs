@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use crate::stream::inbox::Inbox;
-use crate::sys::fd;
+use crate::sys::file::{self, O_NOCTTY, O_NONBLOCK, O_WRONLY};
+use crate::sys::{fd, tty};
 
 /// Bytes of text that wait for a reader who does not read. What comes beyond is lost and counted: a line must not stop for its console.
 const HELD_MAX: usize = 1 << 20;
@@ -24,6 +25,11 @@ pub struct Console {
 
 impl Console {
     pub fn new(out: OwnedFd) -> Console {
+        // What poll(2) promises of pipes it does not of terminals, where somebody may hold the output up. An open file of our own need
+        // not block; one that cannot be had so is written as it is.
+        let own =
+            tty::settings(out.as_fd()).and_then(|_| file::open_again(out.as_fd(), O_WRONLY | O_NOCTTY | O_NONBLOCK));
+        let out = own.unwrap_or(out);
         Console { out, held: Inbox::default(), lost: 0, broken: false }
     }
 

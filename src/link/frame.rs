@@ -21,9 +21,9 @@ const SUM_BYTES: usize = 4;
 /// largest frame. Longer printing into one frame is not taken out again, and the frame is repaired.
 const INSERTED_MAX: usize = 1024;
 
-/// Places in a damaged frame at which inserted text is looked for: enough for a frame of short lines of text, and it bounds the time that
-/// a hostile line can cost to about half a millisecond a frame.
-const PLACES_MAX: usize = 256;
+/// Bytes that are decoded in vain in search of inserted text: every place in the largest frame of short lines, and it bounds the time
+/// that one hostile frame can cost to about a millisecond.
+const SEARCH_BYTES: usize = 512 << 10;
 
 /// Everything in front of a frame's payload but its version and length.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -277,9 +277,10 @@ fn payload(body: &[u8]) -> &[u8] {
 fn without_kernel_lines(segment: &[u8], body: &mut Vec<u8>) -> Option<(Header, Vec<u8>)> {
     let (mut whole, mut lines, mut at) = (Vec::with_capacity(segment.len()), Vec::new(), 0);
     for begin in memchr::memchr_iter(b'[', segment) {
-        // Brackets may stand in a line too.
+        // Brackets may stand in a line too. A longer line is none of Linux's.
+        let rest = &segment[begin..segment.len().min(begin + INSERTED_MAX)];
         if begin >= at
-            && let Some(line) = kernel_line(&segment[begin..])
+            && let Some(line) = kernel_line(rest)
         {
             whole.extend_from_slice(&segment[at..begin]);
             lines.extend_from_slice(line);
@@ -309,27 +310,26 @@ fn without_insertion<'a>(segment: &'a [u8], body: &mut Vec<u8>) -> Option<(Heade
     unstuff(start, 4, body);
     let length = HEADER_BYTES + declared(body)? + SUM_BYTES;
     let mut whole = Vec::with_capacity(segment.len());
-    let mut places = 0;
+    let (mut left, mut seen, mut text_begins) = (SEARCH_BYTES, 0, start.len());
     for end in memchr::memchr_iter(b'\n', segment) {
+        // Where the row of bytes that may be text begins which this line's end is in.
+        if let Some(other) = segment[seen..=end].iter().rposition(|byte| !is_text(*byte)) {
+            text_begins = text_begins.max(seen + other + 1);
+        }
+        seen = end + 1;
         // How much COBS has added depends on the content.
         for stuffed in length + 1..=length + length.div_ceil(254) {
-            let Some(begin) = (segment.len().checked_sub(stuffed)).and_then(|count| (end + 1).checked_sub(count))
-            else {
-                continue;
-            };
-            let text = segment.get(begin..=end).unwrap_or_default();
-            if begin < start.len() || text.is_empty() || !text.iter().all(|byte| is_text(*byte)) {
+            let count = segment.len().saturating_sub(stuffed);
+            let begin = (end + 1).saturating_sub(count);
+            if count == 0 || count > INSERTED_MAX || begin < text_begins {
                 continue;
             }
-            places += 1;
-            if places > PLACES_MAX {
-                return None;
-            }
+            left = left.checked_sub(segment.len())?;
             whole.clear();
             whole.extend_from_slice(&segment[..begin]);
             whole.extend_from_slice(&segment[end + 1..]);
             if let Some(header) = decode(&whole, body) {
-                return Some((header, text));
+                return Some((header, &segment[begin..=end]));
             }
         }
     }

@@ -59,10 +59,12 @@
 //! Nothing is sent while no channel is open. While one is, each end asks for an answer (ACK, bit 1) when it has heard nothing for 5 s, and ends
 //! the session when it has heard nothing for 30 s.
 
+pub mod acceptor;
 pub mod account;
 pub mod console;
 pub mod frame;
 pub mod mux;
+pub mod opener;
 pub mod pace;
 pub mod pump;
 

@@ -30,6 +30,8 @@ pub struct Channel {
     /// The local side has nothing more to say.
     outbound_ended: bool,
     end_sent: bool,
+    /// The local side reads no more: the peer is told when that side has said everything.
+    deaf: bool,
     /// The peer has to be told first that there is such a channel.
     opens: bool,
     /// Bytes that the peer allows us to send, and those that we allow it.
@@ -49,6 +51,7 @@ impl Channel {
             torn: None,
             outbound_ended: false,
             end_sent: false,
+            deaf: false,
             opens,
             credit,
             allowed: CREDIT,
@@ -64,6 +67,12 @@ impl Channel {
     /// The local side has nothing more to say.
     pub fn end(&mut self) {
         self.outbound_ended = true;
+    }
+
+    /// The local side reads no more. What it has said goes to the peer nevertheless.
+    pub fn stop_listening(&mut self) {
+        self.deaf = true;
+        self.inbound.clear();
     }
 
     /// So many bytes have left `inbound`.
@@ -95,11 +104,16 @@ impl Channel {
             self.credit -= count;
             return Some(kind::DATA);
         }
-        if self.outbound_ended && self.outbound.bytes().is_empty() && !self.end_sent {
-            self.end_sent = true;
-            return Some(kind::END);
+        if !self.outbound_ended || !self.outbound.bytes().is_empty() {
+            return None;
         }
-        None
+        let had_ended = std::mem::replace(&mut self.end_sent, true);
+        if self.deaf && !self.inbound_ended {
+            self.torn = Some(Reason::Gone);
+            payload.push(Reason::Gone as u8);
+            return Some(kind::RESET);
+        }
+        (!had_ended).then_some(kind::END)
     }
 }
 
@@ -157,7 +171,7 @@ impl Mux {
         if let Some(index) = self.channels.iter().position(|channel| channel.id == id) {
             let channel = self.channels.remove(index);
             if channel.torn.is_none() && !channel.opens {
-                self.refuse(id, reason);
+                self.resets.push_back((id, reason));
             }
         }
     }
@@ -177,10 +191,14 @@ impl Mux {
     /// Takes a numbered frame; gives the number of a channel that was opened by it.
     pub fn receive(&mut self, kind: u8, id: u16, payload: &[u8], accepts: bool) -> Option<u16> {
         let number = payload.first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize);
-        let found = self.channels.iter_mut().find(|channel| channel.id == id && channel.torn.is_none());
+        let is_full = self.channels.len() >= ACCEPT_MAX;
+        let found = self.channels.iter_mut().find(|channel| channel.id == id);
         match (kind, found) {
+            // The number of one that is about to go is not free yet.
+            (kind::OPEN, Some(channel)) if channel.torn.is_some() => self.refuse(id, Reason::TooMany),
+            (_, Some(channel)) if channel.torn.is_some() => {}
             (kind::OPEN, None) if accepts => {
-                if self.channels.len() >= ACCEPT_MAX {
+                if is_full {
                     self.refuse(id, Reason::TooMany);
                     return None;
                 }
@@ -189,11 +207,13 @@ impl Mux {
             }
             (kind::DATA, Some(channel)) if payload.len() > channel.allowed || channel.inbound_ended => {
                 channel.torn = Some(Reason::Credit);
-                self.refuse(id, Reason::Credit);
+                self.resets.push_back((id, Reason::Credit));
             }
             (kind::DATA, Some(channel)) => {
                 channel.allowed -= payload.len();
-                channel.inbound.push(payload);
+                if !channel.deaf {
+                    channel.inbound.push(payload);
+                }
             }
             (kind::END, Some(channel)) => channel.inbound_ended = true,
             (kind::RESET, Some(channel)) => channel.torn = Some(Reason::from(payload.first().copied())),

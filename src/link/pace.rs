@@ -18,10 +18,11 @@ const TURN: Duration = Duration::from_millis(1);
 const TURN_MAX: usize = 16 << 10;
 
 /// Bytes under way before anything is known of the line.
-const FIRST_WINDOW: usize = 2048;
+const FIRST_WINDOW: usize = 1024;
 
-/// Bytes of payload of the first frames, and of the smallest: below that the header is most of a frame.
-const FIRST_PAYLOAD: usize = 256;
+/// Bytes of payload of the first frames, of the smallest on a slow line, and of the smallest at all: below that the header is most of a frame.
+const FIRST_PAYLOAD: usize = 128;
+const SLOW_PAYLOAD: usize = 128;
 const LEAST_PAYLOAD: usize = 64;
 
 /// How old the shortest round trip may become before it is measured anew, with almost nothing under way.
@@ -84,7 +85,7 @@ impl Pace {
     /// Bytes of payload of the next frame.
     pub fn payload(&self) -> usize {
         let in_time = bytes_in(self.rate, FRAME_TIME);
-        let in_time = if self.rate == 0 { FIRST_PAYLOAD } else { in_time.max(LEAST_PAYLOAD) };
+        let in_time = if self.rate == 0 { FIRST_PAYLOAD } else { in_time.max(SLOW_PAYLOAD) };
         self.payload.min(in_time).min(self.payload_max)
     }
 

@@ -127,7 +127,7 @@ impl Sender {
     /// number behind `next`.
     pub fn acknowledge(&mut self, next: u16, held: &[u8], now: Instant) {
         let count = usize::from(next.wrapping_sub(self.first));
-        // An acknowledgement that was overtaken by a newer one, or nonsense.
+        // Of what was never sent.
         if count > self.frames.len() {
             return;
         }
@@ -173,9 +173,6 @@ impl Sender {
 
     /// Everything that was sent before the newest that arrived, and is not there, is lost.
     fn find_lost(&mut self) {
-        if self.frames.front().is_none_or(|first| first.number > self.newest) {
-            return;
-        }
         for index in 0..self.frames.len() {
             if self.frames[index].number < self.newest {
                 self.lose(index);
@@ -209,7 +206,12 @@ impl Sender {
 
     /// When to send the oldest frame again, if nothing is heard of it.
     pub fn deadline(&self) -> Option<Instant> {
-        let at = self.frames[self.oldest()?].moment.at;
+        let oldest = &self.frames[self.oldest()?];
+        // What is known to be lost waits for the line, and not for the peer.
+        if oldest.state == State::Lost {
+            return None;
+        }
+        let at = oldest.moment.at;
         Some(self.progress.map_or(at, |progress| progress.max(at)) + self.pace.timeout())
     }
 

@@ -195,7 +195,8 @@ impl Link {
     pub fn end_session(&mut self, why: &'static str) {
         self.account.end = Some(why);
         self.mux.tear_all(Reason::Session);
-        self.opened.clear();
+        // Nobody here knows of those yet, and would take them away.
+        std::mem::take(&mut self.opened).into_iter().for_each(|id| self.mux.reset(id, Reason::Session));
         self.ours = self.new_session();
         self.peer = None;
         self.reset_order(self.limits.frame, self.limits.window);
@@ -321,7 +322,7 @@ impl Link {
             }
             Role::Opener if known => {}
             Role::Opener if self.peer.is_some() && (header.to == self.ours || header.to == 0) => {
-                self.end_session("the agent was started anew");
+                self.end_session("the agent was started anew, or another client has taken the line");
             }
             Role::Opener if header.to == self.ours && self.greet_at.is_some() => {
                 // Of several greetings nobody can say which one is answered.
@@ -332,7 +333,10 @@ impl Link {
                 }
             }
             // The agent has just opened the line: no need to wait for the next try.
-            Role::Opener if header.to == 0 && self.greet_at.is_some() => self.greet_at = Some(now),
+            Role::Opener if header.to == 0 => {
+                self.starts = false;
+                self.greet_at = self.greet_at.map(|_| now);
+            }
             Role::Opener => {}
         }
     }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
-use crate::link::pump;
+use crate::link::acceptor;
 use crate::proto::{self, Circumstances, Opening, Protocol};
 use crate::server::{self, Place, STACK_BYTES, Shared, report};
 use crate::stream::Stream;
@@ -106,7 +106,7 @@ fn serve_link(
             log::error!("start a thread: {}", errno::describe(&error));
         }
     };
-    match pump::serve(&line, stop, settings.quiet, &mut accept) {
+    match acceptor::serve(&line, stop, settings.quiet, &mut accept) {
         // The host has closed its end.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(peer == Peer::Came),
         served => served.map(|()| true),

@@ -52,6 +52,10 @@ impl Inbox {
 
     /// Puts bytes behind what is there, as if they had been read.
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.used > 0 && self.buffer.capacity() - self.buffer.len() < bytes.len() {
+            self.buffer.drain(..self.used);
+            self.used = 0;
+        }
         self.buffer.extend_from_slice(bytes);
     }
 }

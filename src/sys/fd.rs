@@ -114,6 +114,12 @@ pub fn is_nonblocking(fd: BorrowedFd) -> io::Result<bool> {
     Ok(check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })? & libc::O_NONBLOCK != 0)
 }
 
+/// flock(2) with LOCK_EX and LOCK_NB: the lock goes with the open file. `WouldBlock` when somebody else has it.
+pub fn lock(fd: BorrowedFd) -> io::Result<()> {
+    // SAFETY: takes plain integers.
+    retry(|| check(unsafe { libc::flock(fd.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) })).map(drop)
+}
+
 /// fcntl(2) with F_SETPIPE_SZ: asks for a larger pipe. EPERM above /proc/sys/fs/pipe-max-size or over the user's soft limit.
 pub fn set_pipe_size(fd: BorrowedFd, size_bytes: usize) -> io::Result<()> {
     // SAFETY: F_SETPIPE_SZ takes a plain integer.

@@ -63,6 +63,11 @@ pub fn open(path: impl AsRef<Path>, flags: i32, mode: u32) -> io::Result<File> {
     }
 }
 
+/// open(2) of what a descriptor stands for, through /proc: another open file of the same, with flags of its own.
+pub fn open_again(fd: BorrowedFd, flags: i32) -> io::Result<OwnedFd> {
+    open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, 0).map(OwnedFd::from)
+}
+
 /// openat(2) with exactly these flags, and O_CLOEXEC: a path that starts at an open directory. Creates nothing.
 pub fn open_at(directory: BorrowedFd, path: impl AsRef<Path>, flags: i32) -> io::Result<File> {
     let path = c_string(path.as_ref())?;

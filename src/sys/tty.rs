@@ -72,11 +72,11 @@ impl Settings {
         raw
     }
 
-    /// CLOCAL set and HUPCL cleared: modem lines neither end the line nor are dropped when it is closed.
+    /// CLOCAL set, HUPCL and CRTSCTS cleared: modem lines neither end the line nor hold it up, nor are dropped when it is closed.
     pub fn without_modem_lines(&self) -> Settings {
         let mut settings = self.clone();
         settings.0.c_cflag |= libc::CLOCAL | libc::CREAD;
-        settings.0.c_cflag &= !libc::HUPCL;
+        settings.0.c_cflag &= !(libc::HUPCL | libc::CRTSCTS);
         settings
     }
 
@@ -103,8 +103,6 @@ pub struct Speed(libc::speed_t);
 /// So many bits a second, if terminals have that speed.
 pub fn speed(bits_per_second: u32) -> Option<Speed> {
     let constant = match bits_per_second {
-        1200 => libc::B1200,
-        2400 => libc::B2400,
         4800 => libc::B4800,
         9600 => libc::B9600,
         19_200 => libc::B19200,

@@ -29,7 +29,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::link::pump::{Opener, Wishes};
+use crate::link::opener::{Opener, Wishes};
 use crate::stream::Stream;
 use crate::sys::vsock::{CID_ANY, PORT_ANY};
 
@@ -233,7 +233,7 @@ pub fn connect_with(addr: &Addr, wishes: Wishes) -> io::Result<Stream> {
     let unsupported = |why: String| Err(io::Error::new(io::ErrorKind::Unsupported, why));
     match &addr.carrier {
         Carrier::Serial { path, settings } => {
-            Opener::start(serial::open(path, settings)?, addr.to_string(), wishes)?.open()
+            Opener::start(serial::connect(path, settings)?, addr.to_string(), wishes)?.open()
         }
         _ if wishes.console.is_some() => unsupported(format!("{addr}: has no console; only serial lines have one")),
         Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),

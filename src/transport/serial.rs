@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 
 use crate::stream::Stream;
-use crate::sys::tty;
+use crate::sys::{fd, tty};
 use crate::transport::port;
 
 /// How a UART is set.
@@ -21,6 +21,21 @@ pub struct Settings {
 /// Whether a UART can be set to so many bits a second.
 pub fn is_known_baud(baud: u32) -> bool {
     tty::speed(baud).is_some()
+}
+
+/// Opens a line to connect to what is at its other end.
+///
+/// # Errors
+/// `ResourceBusy` when another client has it: the agent would take each one's greeting for the end of the other.
+pub fn connect(path: &Path, settings: &Settings) -> io::Result<Stream> {
+    let line = open(path, settings)?;
+    match fd::lock(line.input()) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::new(io::ErrorKind::ResourceBusy, "another client uses the line"))
+        }
+        // A socket's other end sees to that itself.
+        _ => Ok(line),
+    }
 }
 
 /// Opens a line: a terminal, which is made raw, or a unix socket (QEMU's end of a line).

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{self, Connection};
 use crate::exec::{self, Channel, Program, Session};
-use crate::link::pump::Wishes;
+use crate::link::opener::Wishes;
 use crate::mkinitramfs::{self, Image};
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};

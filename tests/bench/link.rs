@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use lodger::link::pump::{self, Opener, Wishes};
+use lodger::link::acceptor;
+use lodger::link::opener::{Opener, Wishes};
 use lodger::stream::Stream;
 use lodger::sys::tty;
 use lodger::transport::serial::{self, Settings};
@@ -139,7 +140,7 @@ fn drain(from: &mut impl Read, bytes: u64) -> u64 {
 pub fn accept(path: &Path) {
     let line = serial::open(path, &Settings::default()).expect("the line's other end");
     let mut accept = |stream: Stream| drop(std::thread::spawn(move || serve(socket(&stream))));
-    let _ = pump::serve(&line, std::io::stdin().as_fd(), false, &mut accept);
+    let _ = acceptor::serve(&line, std::io::stdin().as_fd(), false, &mut accept);
 }
 
 fn serve(mut socket: UnixStream) {

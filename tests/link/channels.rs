@@ -8,7 +8,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use lodger::link::ACCEPT_MAX;
-use lodger::link::pump::{self, Opener, Wishes};
+use lodger::link::acceptor;
+use lodger::link::opener::{Opener, Wishes};
 use lodger::stream::Stream;
 use lodger::sys::fd;
 use lodger::transport::serial;
@@ -36,7 +37,7 @@ impl Ends {
         let (stopped, stop) = fd::pipe().expect("a pipe");
         let server = thread::spawn(move || {
             let mut accept = |stream| drop(thread::spawn(move || serve(&socket(&stream))));
-            let _ = pump::serve(&guest, stopped.as_fd(), false, &mut accept);
+            let _ = acceptor::serve(&guest, stopped.as_fd(), false, &mut accept);
         });
         let opener = Opener::start(host, line.host_address(), Wishes::default()).expect("a thread");
         Ends { line, opener: Some(opener), stop: Some(stop), server: Some(server) }

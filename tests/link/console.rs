@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use lodger::client::Connection;
-use lodger::link::pump::{Opener, Wishes};
+use lodger::link::opener::{Opener, Wishes};
 use lodger::transport::serial;
 
 use crate::client::noise;
