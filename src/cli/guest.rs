@@ -9,7 +9,7 @@ use crate::cli::{Command, Failure, no_more, text};
 use crate::init::{self, End};
 use crate::server;
 use crate::sys::{errno, process};
-use crate::transport;
+use crate::transport::{self, Addr, auto};
 
 pub const SERVE: Command = Command {
     name: "serve",
@@ -20,9 +20,15 @@ pub const SERVE: Command = Command {
                   unix:PATH[,mode=0600][,group=NAME]   a unix socket
                   vsock:PORT[,cid=N]   a vsock port, for the host and this machine itself;
                                cid=N: for that CID alone, cid=any: for all
+                  serial:PATH[,baud=N][,rtscts][,quiet]   many connections over a serial line that
+                               a kernel may print on too, or over a virtio port
                   port:PATH    a virtio port, or a serial line that nothing else writes to
                   stdio:       serve stdin and stdout, and end with them
                   ,proto=NAME behind an address pins the protocol
+                  auto         every way into this guest that is there and that nobody uses:
+                               unix:/run/lodger.sock, the virtio port org.lodger.0, vsock port
+                               1074, hvc1, ttyS1 and the line of the console (auto,noconsole:
+                               without that)
 
 Every program that is run ends when its connection does (SIGHUP, then SIGKILL), and so does
 everything at SIGTERM. Whoever can connect can do what this agent's user can.
@@ -34,23 +40,28 @@ debug, trace. NOTIFY_SOCKET is told when all addresses are open, as by sd_notify
 };
 
 fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
-    let mut addrs = Vec::new();
+    let (mut addrs, mut found) = (Vec::new(), Vec::new());
+    let parse = |text: &str| text.parse::<Addr>().map_err(|error| Failure::new(format!("{error}")));
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("listen") => {
                 let text = text(parser.value()?)?;
-                addrs.push(text.parse().map_err(|error| Failure::new(format!("{error}")))?);
+                match auto::meant_by(&text) {
+                    Some(ways) => found = ways.iter().map(|way| parse(way)).collect::<Result<_, _>>()?,
+                    None => addrs.push(parse(&text)?),
+                }
             }
             other => return Err(other.unexpected().into()),
         }
     }
-    if addrs.is_empty() {
-        addrs.push(transport::DEFAULT.parse().map_err(|error| Failure::new(format!("{error}")))?);
+    if addrs.is_empty() && found.is_empty() {
+        addrs.push(parse(transport::DEFAULT)?);
     }
+    found.retain(|way| !addrs.contains(way));
     log_to_stderr();
     // Started through /proc/self/exe it would be called "exe".
     let _ = process::set_name(c"lodger");
-    server::run(&addrs).map_err(|error| Failure::new(error.to_string()))
+    server::run(&addrs, &found).map_err(|error| Failure::new(error.to_string()))
 }
 
 /// Sends log messages to stderr, as lines that say whose they are. That stderr is gone must not end the agent.

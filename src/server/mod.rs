@@ -97,12 +97,12 @@ impl Drop for Place {
     }
 }
 
-/// Serves the addresses until SIGTERM or SIGINT, then ends the programs of all connections in an orderly way. `stdio:` serves its one
+/// Serves the addresses, and of those that were `found` the ones that can be listened on, until SIGTERM or SIGINT, then ends the programs of all connections in an orderly way. `stdio:` serves its one
 /// connection and ends with it.
 ///
 /// # Errors
 /// Before anything is served: addresses that make no sense or cannot be listened on.
-pub fn run(addrs: &[Addr]) -> Result<ExitCode, Error> {
+pub fn run(addrs: &[Addr], found: &[Addr]) -> Result<ExitCode, Error> {
     // Old kernels lack the one, a strict sandbox may forbid the other; both only make the agent better.
     let _ = fd::close_on_exec_from_3();
     let _ = process::raise_descriptor_limit();
@@ -115,12 +115,15 @@ pub fn run(addrs: &[Addr]) -> Result<ExitCode, Error> {
         return serve_stdio(&shared, protocol(stdio)?);
     }
     let (mut listeners, mut ports) = (Vec::new(), Vec::new());
-    for addr in addrs {
+    for addr in addrs.iter().chain(found) {
         let pinned = protocol(addr)?;
         match &addr.carrier {
             Carrier::Port { path } => ports.push((path, None, pinned)),
             Carrier::Serial { path, settings } => ports.push((path, Some(*settings), pinned)),
-            _ => listeners.push(Listening::open(addr, pinned)?),
+            _ => match Listening::open(addr, pinned) {
+                Err(error) if found.contains(addr) => log::warn!("{error}"),
+                listening => listeners.push(listening?),
+            },
         }
     }
     // Their threads come last: opening a socket changes the umask of the whole process for a moment.

@@ -17,10 +17,24 @@ pub const VSOCK_PORT: u32 = 1074;
 /// Terminals that are looked for beside the console.
 const LINES: [&str; 2] = ["hvc1", "ttyS1"];
 
+/// What `--listen` is given for it; with `,noconsole` the console's own line stays as it is.
+pub const WORD: &str = "auto";
+
+/// The addresses that the word stands for; `None`: it is an address itself.
+pub fn meant_by(word: &str) -> Option<Vec<String>> {
+    match word.strip_prefix(WORD)? {
+        "" => Some(addresses(true)),
+        ",noconsole" => Some(addresses(false)),
+        _ => None,
+    }
+}
+
 /// The addresses to listen on. `console`: the console's own line too, which then belongs to a link and no more to people.
-pub fn addresses(console: bool) -> Vec<String> {
+fn addresses(console: bool) -> Vec<String> {
     let mut addresses = vec![DEFAULT.to_owned()];
-    addresses.extend(virtio_port(Path::new("/sys/class/virtio-ports")).map(|name| format!("serial:/dev/{name}")));
+    if has_virtio_port(Path::new("/sys/class/virtio-ports")) {
+        addresses.push(format!("serial:{PORT_NAME}"));
+    }
     if Path::new("/dev/vsock").exists() {
         addresses.push(format!("vsock:{VSOCK_PORT}"));
     }
@@ -43,13 +57,11 @@ pub fn addresses(console: bool) -> Vec<String> {
     addresses
 }
 
-/// The device of the port with our name.
-fn virtio_port(class: &Path) -> Option<String> {
-    let entries = fs::read_dir(class).ok()?.flatten();
-    let ours = |name: &String| {
-        fs::read_to_string(class.join(name).join("name")).is_ok_and(|found| found.trim_end() == PORT_NAME)
-    };
-    entries.filter_map(|entry| entry.file_name().into_string().ok()).find(ours)
+/// Whether there is a port with our name.
+fn has_virtio_port(class: &Path) -> bool {
+    let Ok(entries) = fs::read_dir(class) else { return false };
+    let name = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("name")).unwrap_or_default();
+    entries.flatten().any(|entry| name(entry).trim_end() == PORT_NAME)
 }
 
 /// Whether a terminal has hardware behind it. The nodes of UARTs that are not there can be opened, but have no settings.
@@ -81,9 +93,11 @@ mod tests {
             fs::create_dir_all(class.join(device)).expect("a folder");
             fs::write(class.join(device).join("name"), name).expect("a file");
         }
-        assert_eq!(virtio_port(&class).as_deref(), Some("vport2p3"));
+        assert!(has_virtio_port(&class));
+        fs::remove_dir_all(class.join("vport2p3")).expect("it is ours");
+        assert!(!has_virtio_port(&class));
         fs::remove_dir_all(&class).expect("it is ours");
-        assert_eq!(virtio_port(&class), None);
+        assert!(!has_virtio_port(&class));
     }
 
     #[test]

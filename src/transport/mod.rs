@@ -12,6 +12,9 @@
 //! | `stdio:` | the process's own stdin and stdout | – |
 //! | `local:` | – | an agent of its own for this one connection |
 //!
+//! A serial line may also be a virtio port, by its path or its name. `serve` takes the word `auto` too, which stands for all ways into a guest
+//! that are there (`auto`).
+//!
 //! `,proto=NAME` behind any of them pins the protocol. A bare line has no connections: who opens it is the client, and one at a time.
 
 pub mod auto;
@@ -171,6 +174,7 @@ fn parse(text: &str) -> Result<Addr, String> {
                 settings.baud = Some(value.ok_or("no UART has that baud")?);
             }
             None if scheme == "serial" && part == "rtscts" => settings.rtscts = true,
+            None if scheme == "serial" && part == "quiet" => settings.quiet = true,
             Some(("proto", name)) => protocol = Some(name.to_owned()),
             _ => return Err(format!("unknown option {part}")),
         }

@@ -217,7 +217,7 @@ impl Machine {
         }
         match line {
             Line::VirtioPort => {
-                add("-device virtio-serial-pci -device virtserialport,chardev=port,name=org.lodger.agent");
+                add("-device virtio-serial-pci -device virtserialport,chardev=port,name=org.lodger.0");
             }
             Line::SecondUart | Line::OnlyUart => add("-serial chardev:line"),
         }
