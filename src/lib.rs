@@ -1,7 +1,7 @@
 //! Lodger: guest agent, process 1 and host client in one.
 //!
-//! A **stream** is two descriptors. A **transport** makes streams. A **protocol** is a function that is given a stream and its first bytes, and
-//! runs until it ends. **Services** (programs, files) are plain Rust and know no protocol. The **engine** is the one poll loop, for the
+//! A **stream** is two descriptors. A **transport** makes streams. A **protocol** is a function that is given a stream and its first bytes,
+//! and runs until it ends. **Services** (programs, files) are plain Rust and know no protocol. The **engine** is the one poll loop, for the
 //! protocols that stream. **Process 1** is another process of the same binary, so that nothing that happens to the agent can take the
 //! machine down.
 //!

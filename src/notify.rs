@@ -14,9 +14,9 @@
 //!   SMBIOS type 11.
 //!
 //! All but the first belong to the machine, and only an agent that was started by this program as its process 1 speaks for that. A place is
-//! `vsock:CID:PORT`, for packets or where there are none a stream; `vsock-seqpacket:` and `vsock-stream:` leave no choice; or the path of a unix
-//! datagram socket, with `@` for an abstract one. As systemd does it, the message comes from a port below 1,024 where that is allowed, so that
-//! the host can tell it from one of an unprivileged program.
+//! `vsock:CID:PORT`, for packets or where there are none a stream; `vsock-seqpacket:` and `vsock-stream:` leave no choice; or the path of a
+//! unix datagram socket, with `@` for an abstract one. As systemd does it, the message comes from a port below 1,024 where that is allowed,
+//! so that the host can tell it from one of an unprivileged program.
 //!
 //! Source: systemd, sd_notify(3), systemd.system-credentials(7) and systemd-vmspawn.
 

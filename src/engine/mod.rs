@@ -23,8 +23,8 @@ use crate::sys::tty::Window;
 /// Bytes waiting for the peer above which nothing is produced for it. All streams together may put as much on top in their last round.
 pub const OUTBOX_HIGH: usize = 1 << 20;
 
-/// Bytes of input that programs do not read, above which a peer that knows no credit is not read any more. Holds what such clients send before
-/// they signal (1 MB), and bounds what one of them can make the agent keep.
+/// Bytes of input that programs do not read, above which a peer that knows no credit is not read any more. Holds what such clients send
+/// before they signal (1 MB), and bounds what one of them can make the agent keep.
 pub const QUEUE_MAX: usize = 1 << 20;
 
 /// Programs on one connection. Each has a process, a zombie and three descriptors or more.

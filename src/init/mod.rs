@@ -11,9 +11,9 @@
 //!
 //! 37 to 39 are SIGRTMIN+3 to +5 as container managers send them; they count as the GNU library does, where SIGRTMIN is 34.
 //!
-//! The kernel command line may hold `lodger.*` options (see `options`), which a container's process 1 does not read. /etc/lodger/modules lists kernel modules that are loaded
-//! before the agent starts, one file a line in their order; `#` begins a comment. /etc/lodger/listen lists addresses for the agent, for when
-//! the command line has none. /etc/hostname is read as everywhere.
+//! The kernel command line may hold `lodger.*` options (see `options`), which a container's process 1 does not read. /etc/lodger/modules
+//! lists kernel modules that are loaded before the agent starts, one file a line in their order; `#` begins a comment. /etc/lodger/listen
+//! lists addresses for the agent, for when the command line has none. /etc/hostname is read as everywhere.
 
 mod console;
 mod mounts;

@@ -301,8 +301,8 @@ fn kernel_line(bytes: &[u8]) -> Option<&[u8]> {
     is_line.then_some(line)
 }
 
-/// Takes out what else was printed into the middle of a frame, in one place: a kernel inserts whole lines, so what has to go ends with a line's end, and is
-/// as long as the segment is too long. The frame is left in `body`.
+/// Takes out what else was printed into the middle of a frame, in one place: a kernel inserts whole lines, so what has to go ends with a
+/// line's end, and is as long as the segment is too long. The frame is left in `body`.
 fn without_insertion<'a>(segment: &'a [u8], body: &mut Vec<u8>) -> Option<(Header, &'a [u8])> {
     body.clear();
     // The length itself must have come before the text.

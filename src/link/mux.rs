@@ -1,7 +1,7 @@
 //! Channels and their credit.
 //!
-//! Each channel has as many bytes of credit in each direction as its receiver is willing to hold; a channel that nobody reads uses up its own
-//! and stops, and the others go on.
+//! Each channel has as many bytes of credit in each direction as its receiver is willing to hold; a channel that nobody reads uses up its
+//! own and stops, and the others go on.
 
 use std::collections::VecDeque;
 
@@ -225,8 +225,8 @@ impl Mux {
         None
     }
 
-    /// The next thing to tell the peer: its kind and channel, and its payload of at most `room` bytes. A channel's turn ends behind `quantum`
-    /// bytes, or when it has nothing to say.
+    /// The next thing to tell the peer: its kind and channel, and its payload of at most `room` bytes. A channel's turn ends behind
+    /// `quantum` bytes, or when it has nothing to say.
     pub fn next(&mut self, room: usize, quantum: usize, payload: &mut Vec<u8>) -> Option<(u8, u16)> {
         if let Some((id, reason)) = self.resets.pop_front() {
             payload.push(reason as u8);

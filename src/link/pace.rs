@@ -20,7 +20,8 @@ const TURN_MAX: usize = 16 << 10;
 /// Bytes under way before anything is known of the line.
 const FIRST_WINDOW: usize = 1024;
 
-/// Bytes of payload of the first frames, of the smallest on a slow line, and of the smallest at all: below that the header is most of a frame.
+/// Bytes of payload of the first frames, of the smallest on a slow line, and of the smallest at all: below that the header is most of a
+/// frame.
 const FIRST_PAYLOAD: usize = 128;
 const SLOW_PAYLOAD: usize = 128;
 const LEAST_PAYLOAD: usize = 64;

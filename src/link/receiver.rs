@@ -26,7 +26,7 @@ impl Receiver {
         self.next
     }
 
-    /// Whether frame `seq` is the next one. It counts as taken then, and `pop` gives what had to wait for it. A later one is held; one that
+    /// Whether frame `seq` is the next one. `advance` is called when it is done with. A later one is held; one that
     /// has come before, or is impossibly far ahead, is forgotten.
     pub fn take(&mut self, seq: u16, hold: impl FnOnce() -> Held) -> bool {
         match usize::from(seq.wrapping_sub(self.next)) {

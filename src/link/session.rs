@@ -79,8 +79,8 @@ pub struct Link {
     came: Instant,
     /// A greeting is due, to this session.
     greeting: Option<u32>,
-    /// The agent has not started yet. What is sent to a line on which nobody listens may be echoed when the guest's kernel opens it, and is on
-    /// its console then.
+    /// The agent has not started yet. What is sent to a line on which nobody listens may be echoed when the guest's kernel opens it, and is
+    /// on its console then.
     starts: bool,
     /// When to greet again, and the pause after that.
     greet_at: Option<Instant>,

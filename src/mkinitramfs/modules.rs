@@ -1,7 +1,8 @@
 //! Kernel modules by name, with the modules they depend on.
 //!
-//! Compressed modules are unpacked here, so that every kernel can load them. Names are equal when they differ in `-` and `_` only. Dependencies come from `modules.dep`; a kernel package that was unpacked and
-//! not installed has none, and there they are in the modules themselves, as `depends=` in the section `.modinfo`.
+//! Compressed modules are unpacked here, so that every kernel can load them. Names are equal when they differ in `-` and `_` only.
+//! Dependencies come from `modules.dep`; a kernel package that was unpacked and not installed has none, and there they are in the modules
+//! themselves, as `depends=` in the section `.modinfo`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;

@@ -10,8 +10,8 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 use crate::mkinitramfs::gzip::crc32;
 use crate::mkinitramfs::{Error, xz};
 
-/// Bytes of the largest content that is unpacked: twice what the largest modules have (graphics drivers, about 100 MB), and little enough for
-/// this machine's memory, which it is held in.
+/// Bytes of the largest content that is unpacked: twice what the largest modules have (graphics drivers, about 100 MB), and little enough
+/// for this machine's memory, which it is held in.
 const CONTENT_MAX: usize = 256 << 20;
 
 type Unpack = fn(&[u8], usize) -> io::Result<Vec<u8>>;

@@ -97,8 +97,8 @@ impl Drop for Place {
     }
 }
 
-/// Serves the addresses, and of those that were `found` the ones that can be listened on, until SIGTERM or SIGINT, then ends the programs of all connections in an orderly way. `stdio:` serves its one
-/// connection and ends with it.
+/// Serves the addresses, and of those that were `found` the ones that can be listened on, until SIGTERM or SIGINT, then ends the programs
+/// of all connections in an orderly way. `stdio:` serves its one connection and ends with it.
 ///
 /// # Errors
 /// Before anything is served: addresses that make no sense or cannot be listened on.

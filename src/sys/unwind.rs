@@ -1,8 +1,8 @@
 //! The unwinder, left out.
 //!
-//! With `panic = "abort"` nothing ever unwinds, and the release binary has no tables to do it with (`no-unwind.ld`). What is left that asks for an
-//! unwinder is the backtrace that the standard library prints when a thread panics. With this answer, which the optimizer sees, that goes from
-//! the binary too, with its readers of debug information and of mangled names: about a fifth of it.
+//! With `panic = "abort"` nothing ever unwinds, and the release binary has no tables to do it with (`no-unwind.ld`). What is left that asks
+//! for an unwinder is the backtrace that the standard library prints when a thread panics. With this answer, which the optimizer sees, that
+//! goes from the binary too, with its readers of debug information and of mangled names: about a fifth of it.
 
 use std::ffi::{c_int, c_void};
 
