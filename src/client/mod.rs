@@ -341,7 +341,7 @@ impl Connection {
             Ok(0) => Err(self.explained(Error::Lost(io::ErrorKind::UnexpectedEof.into()))),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => Err(Error::Lost(error)),
+            Err(error) => Err(self.explained(Error::Lost(error))),
         }
     }
 

@@ -8,7 +8,7 @@
 //! | `hvsock:PATH:PORT` | – | that port of the guest behind the unix socket of Firecracker, Cloud Hypervisor or vhost-device-vsock |
 //! | `serial:PATH[,baud=N][,rtscts]` | many connections over a serial line that others may print on | the same, or the unix socket of a QEMU chardev |
 //! | `port:PATH` | a bare line: a virtio port, or a serial line that nothing else is written to | the same, or the unix socket of a QEMU chardev |
-//! | `port:NAME` | the virtio port of that name, which has no slash | the same |
+//! | `port:NAME` | the virtio port of that name, when no file here has it | the same |
 //! | `stdio:` | the process's own stdin and stdout | – |
 //! | `local:` | – | an agent of its own for this one connection |
 //!
@@ -74,7 +74,7 @@ pub enum Carrier {
         path: PathBuf,
         port: u32,
     },
-    /// A path, or the name of a virtio port, which has no slash.
+    /// A path, or the name of a virtio port.
     Port {
         path: PathBuf,
     },

@@ -22,7 +22,7 @@ const PORT_CLASS: &str = "/sys/class/virtio-ports";
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Opens a bare line: raw and without modem lines if it is a terminal. A path that is a unix socket (QEMU's end of a line) is connected to.
-/// A name without a slash is a virtio port's.
+/// A name without a slash, of which there is no file here, is a virtio port's.
 pub fn open(line: &Path) -> io::Result<Stream> {
     let named = if is_name(line) { Some(find(Path::new(PORT_CLASS), line)?) } else { None };
     let path = named.as_deref().unwrap_or(line);
@@ -37,9 +37,9 @@ pub fn open(line: &Path) -> io::Result<Stream> {
     Ok(Stream::over(line))
 }
 
-/// Whether what stands behind `port:` is the name of a virtio port and no path.
+/// Whether this is the name of a virtio port and no path.
 fn is_name(line: &Path) -> bool {
-    !line.as_os_str().as_bytes().contains(&b'/')
+    !line.as_os_str().as_bytes().contains(&b'/') && !line.exists()
 }
 
 /// The device of the virtio port that has this name. The links in /dev/virtio-ports are udev's, and most guests here have none.
@@ -62,7 +62,7 @@ fn find(class: &Path, name: &Path) -> io::Result<PathBuf> {
     }
     let names = Vec::from_iter(names).join(", ");
     let others = if names.is_empty() { "there is none with a name" } else { &names };
-    let text = format!("no virtio port has this name (named ports: {others})");
+    let text = format!("no such file, and no virtio port has this name (named ports: {others})");
     Err(io::Error::new(io::ErrorKind::NotFound, text))
 }
 
