@@ -46,7 +46,7 @@ printf '\n$ lodger vm --busybox --keep\n'
 lodger vm --busybox --keep 2>&1 | tee "$work/said"
 LODGER_TO=$(sed -n 's/.*reach it by --to //p' "$work/said")
 pid=$(sed -n 's/.*the guest stays, as process \([0-9]*\);.*/\1/p' "$work/said")
-folder=$(dirname "${LODGER_TO#port:}")
+folder=$(dirname "${LODGER_TO#*:}")
 [ -n "$LODGER_TO" ] || fail "the guest did not start"
 export LODGER_TO
 printf '\n$ export LODGER_TO=%s\n' "$LODGER_TO"

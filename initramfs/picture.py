@@ -60,10 +60,10 @@ def session():
             command = command.replace("ADDRESS", address or "")
             yield True, command
             for line in run(shell, command):
-                if "--to port:" in line:
+                if "--to serial:" in line:
                     address = line.split("--to ")[1].split()[0]
                 yield False, line
-        run(shell, "lodger exec /bin/lodger poweroff; sleep 2; rm -r ${LODGER_TO#port:}; rmdir $(dirname ${LODGER_TO#port:})")
+        run(shell, "lodger exec /bin/lodger poweroff; sleep 2; rm -r ${LODGER_TO#serial:}; rmdir $(dirname ${LODGER_TO#serial:})")
         shell.stdin.close()
         shell.wait()
 
