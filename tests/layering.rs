@@ -32,7 +32,7 @@ const TABLE: [(&str, u32, &[&str]); 21] = [
     // `version`: it tells the agent what it is.
     ("client", 5, &["stream", "sys", "version", "wire"]),
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.
-    ("mkinitramfs", 5, &["cpio", "exec", "sys"]),
+    ("mkinitramfs", 5, &["cpio", "crc", "exec", "sys"]),
     ("init", 6, &["sys"]),
     // `exec`: QEMU is a program with streams. `link`, `stream`: what it wants of the line. `sys`: it waits for QEMU and the guest at once.
     ("vm", 6, &["client", "exec", "link", "mkinitramfs", "stream", "sys", "transport"]),

@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use lodger::link::frame::{self, Header};
-use lodger::link::session::{Limits, Link, Role};
+use lodger::link::greeting::{Limits, Role};
+use lodger::link::session::Link;
 use lodger::link::{
     ACCEPT_MAX, CREDIT, FRAME_BYTES, FRAME_BYTES_CLEAN, Reason, WINDOW_BYTES, WINDOW_BYTES_CLEAN, kind,
 };

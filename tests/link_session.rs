@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use lodger::link::frame::{self, Found, Header, Scanner};
-use lodger::link::session::{Limits, Link, Role};
+use lodger::link::greeting::{Limits, Role};
+use lodger::link::session::Link;
 use lodger::link::{ACCEPT_MAX, CREDIT, FRAME_BYTES, Reason, WINDOW_BYTES, kind};
 
 const LIMITS: Limits = Limits { frame: FRAME_BYTES, window: WINDOW_BYTES };

@@ -11,7 +11,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lodger::sys::fd::{READ, wait_for};
-use lodger::sys::signal::{self, SIGINT, SIGKILL};
+use lodger::sys::signal::{self, SIGINT, SIGKILL, SIGTERM};
 use lodger::sys::tty;
 use lodger::wire::frame::{Frame, Hello};
 
@@ -146,8 +146,9 @@ fn a_wait_can_be_interrupted() {
     let address = format!("unix:{}", folder.path("nothing").display());
     let waiting = Running::start(lodger(["connect", "--wait", "100", "--to", &address]));
     pause(Duration::from_millis(100));
-    waiting.signal(SIGINT);
-    assert_eq!(waiting.finish().signal, Some(SIGINT));
+    // Not SIGINT, which a shell has its background jobs ignore, and a whole test run may be one.
+    waiting.signal(SIGTERM);
+    assert_eq!(waiting.finish().signal, Some(SIGTERM));
 }
 
 #[test]

@@ -9,7 +9,8 @@ use std::fmt::{Debug, Write};
 use ciborium::Value;
 
 use lodger::link::frame::{self as line, Found};
-use lodger::link::session::{Limits, Link, Role};
+use lodger::link::greeting::{Limits, Role};
+use lodger::link::session::Link;
 use lodger::link::{self, kind};
 use lodger::wire::exec::{Exec, ExecExtension};
 use lodger::wire::file::{FileRequest, FileResponse, Stat, Statfs, op};

@@ -13,8 +13,9 @@ use crate::cli::image::Content;
 use crate::cli::{Command, Failure, number, seconds, text};
 use crate::mkinitramfs::Image;
 use crate::sys::signal;
+use crate::vm::Error;
 use crate::vm::kernel::{self, Accelerator};
-use crate::vm::{Error, Machine};
+use crate::vm::machine::Machine;
 
 /// How long a guest may take until its agent answers, when nobody says: ten times what it takes under TCG on a slow machine.
 const WAIT: Duration = Duration::from_secs(30);

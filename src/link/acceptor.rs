@@ -4,8 +4,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 
 use crate::link::Reason;
+use crate::link::greeting::Role;
 use crate::link::pump::Pump;
-use crate::link::session::Role;
 use crate::stream::Stream;
 
 /// Serves a line: `accept` is given a stream for every channel that is opened on it. Returns when the agent

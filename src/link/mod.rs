@@ -79,6 +79,7 @@ pub mod acceptor;
 pub mod account;
 pub mod console;
 pub mod frame;
+pub mod greeting;
 pub mod mux;
 pub mod opener;
 pub mod pace;

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::link::account::Account;
 use crate::link::console::Console;
+use crate::link::greeting::Role;
 use crate::link::pump::Pump;
-use crate::link::session::Role;
 use crate::stream::{Stream, Witness};
 use crate::sys::fd;
 

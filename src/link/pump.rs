@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::link::account::Account;
 use crate::link::console::Console;
-use crate::link::session::{Limits, Link, Role};
+use crate::link::greeting::{Limits, Role};
+use crate::link::session::Link;
 use crate::link::{FRAME_BYTES, FRAME_BYTES_CLEAN, Reason, WINDOW_BYTES, WINDOW_BYTES_CLEAN};
 use crate::stream::Stream;
 use crate::stream::inbox::Inbox;

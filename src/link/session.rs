@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::link::account::Account;
 use crate::link::frame::{self, Found, Header, Scanner, payload_max};
+use crate::link::greeting::{Greeting, Limits, Role};
 use crate::link::mux::Mux;
 use crate::link::pace::Pace;
 use crate::link::receiver::{Held, Receiver};
@@ -27,27 +28,9 @@ const GREET_LONGEST: Duration = Duration::from_millis(500);
 /// will ever finish; and a frame is not held up that long by itself.
 const HELD_LONGEST: Duration = Duration::from_millis(200);
 
-/// Flags of HELLO and of ACK.
-const ANSWER: u8 = 1;
-const ACCEPTS: u8 = 2;
+/// Flags of ACK.
 const DAMAGED: u8 = 1;
 const ASKED: u8 = 2;
-
-/// Which end of the line this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Opens channels: a client.
-    Opener,
-    /// Accepts them: an agent.
-    Acceptor,
-}
-
-/// What this end takes, in bytes on the wire.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub frame: usize,
-    pub window: usize,
-}
 
 /// The other end.
 #[derive(Clone, Copy, Debug)]
@@ -302,21 +285,18 @@ impl Link {
 
     /// A greeting. Short ones are not understood.
     fn hello(&mut self, header: &Header, payload: &[u8], now: Instant) {
-        let [flags, f0, f1, w0, w1, w2, w3, c0, c1, c2, c3, ..] = *payload else { return };
-        if (flags & ACCEPTS != 0) == (self.role == Role::Acceptor) {
+        let Some(greeting) = Greeting::decode(payload) else { return };
+        if greeting.role == self.role {
             self.account.same_role = true;
             return;
         }
-        let frame = usize::from(u16::from_le_bytes([f0, f1])).clamp(FRAME_BYTES / 4, self.limits.frame);
-        let window = (u32::from_le_bytes([w0, w1, w2, w3]) as usize).max(2 * frame);
-        let credit = u32::from_le_bytes([c0, c1, c2, c3]) as usize;
         let known = self.peer.is_some_and(|peer| peer.session == header.from);
         match self.role {
-            Role::Acceptor if flags & ANSWER == 0 => {}
+            Role::Acceptor if !greeting.asks => {}
             Role::Acceptor => {
                 if !known {
                     self.end_session("another client has taken the line");
-                    self.begin(header.from, frame, window, credit, now);
+                    self.begin(header.from, &greeting, now);
                 }
                 self.greeting = Some(header.from);
             }
@@ -327,7 +307,7 @@ impl Link {
             Role::Opener if header.to == self.ours && self.greet_at.is_some() => {
                 // Of several greetings nobody can say which one is answered.
                 let round_trip = self.greeted.map(|at| now.saturating_duration_since(at));
-                self.begin(header.from, frame, window, credit, now);
+                self.begin(header.from, &greeting, now);
                 if let Some(sample) = round_trip {
                     self.sender.pace().round_trip(sample, now);
                 }
@@ -341,10 +321,11 @@ impl Link {
         }
     }
 
-    fn begin(&mut self, session: u32, frame: usize, window: usize, credit: usize, now: Instant) {
+    fn begin(&mut self, session: u32, greeting: &Greeting, now: Instant) {
         self.peer = Some(Peer { session, heard: now });
-        self.reset_order(frame, window);
-        self.mux.begin(credit);
+        let frame = greeting.limits.frame.min(self.limits.frame);
+        self.reset_order(frame, greeting.limits.window.max(2 * frame));
+        self.mux.begin(greeting.credit);
         (self.greet_at, self.account.met, self.account.end) = (None, true, None);
     }
 
@@ -432,16 +413,10 @@ impl Link {
     }
 
     fn greet(&self, to: u32, out: &mut Vec<u8>) {
-        let flags = match self.role {
-            Role::Opener => ANSWER,
-            Role::Acceptor => ACCEPTS,
-        };
-        let mut payload = vec![flags];
-        payload.extend((self.limits.frame as u16).to_le_bytes());
-        payload.extend((self.limits.window as u32).to_le_bytes());
-        payload.extend((CREDIT as u32).to_le_bytes());
+        let greeting =
+            Greeting { role: self.role, asks: self.role == Role::Opener, limits: self.limits, credit: CREDIT };
         let header = Header { kind: kind::HELLO, from: self.ours, to, ..Header::default() };
-        frame::encode(&header, &payload, out);
+        frame::encode(&header, &greeting.encode(), out);
     }
 
     fn acknowledge(&mut self, header: Header, out: &mut Vec<u8>) {

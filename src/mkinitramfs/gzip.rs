@@ -15,42 +15,18 @@ use miniz_oxide::deflate::core::CompressorOxide;
 use miniz_oxide::deflate::stream::deflate;
 use miniz_oxide::{DataFormat, MZError, MZFlush, MZStatus};
 
+use crate::crc::Crc;
+
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
 
 /// Compressed bytes handed on at once.
 const BUFFER: usize = 1 << 14;
 
-/// CRC-32 of each byte, with the polynomial of RFC 1952 section 8.
-const CRC: [u32; 256] = {
-    let mut table = [0; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        let mut crc = byte as u32;
-        let mut bit = 0;
-        while bit < 8 {
-            crc = (crc >> 1) ^ (0xedb8_8320 * (crc & 1));
-            bit += 1;
-        }
-        table[byte] = crc;
-        byte += 1;
-    }
-    table
-};
-
-/// CRC-32 of `bytes`.
-pub fn crc32(bytes: &[u8]) -> u32 {
-    !extend(!0, bytes)
-}
-
-fn extend(crc: u32, bytes: &[u8]) -> u32 {
-    bytes.iter().fold(crc, |crc, byte| (crc >> 8) ^ CRC[usize::from(crc as u8 ^ byte)])
-}
-
 /// Compresses what is written to it.
 pub struct Gzip<W> {
     out: W,
     compressor: Box<CompressorOxide>,
-    crc: u32,
+    crc: Crc,
     length: u32,
 }
 
@@ -58,13 +34,13 @@ impl<W: Write> Gzip<W> {
     pub fn new(mut out: W) -> io::Result<Gzip<W>> {
         out.write_all(&HEADER)?;
         let compressor = CompressorOxide::with_format_and_level(DataFormat::Raw, CompressionLevel::DefaultLevel);
-        Ok(Gzip { out, compressor: Box::new(compressor), crc: !0, length: 0 })
+        Ok(Gzip { out, compressor: Box::new(compressor), crc: Crc::default(), length: 0 })
     }
 
     /// Writes the end of the file.
     pub fn finish(mut self) -> io::Result<()> {
         self.compress(&[], MZFlush::Finish)?;
-        self.out.write_all(&(!self.crc).to_le_bytes())?;
+        self.out.write_all(&self.crc.sum().to_le_bytes())?;
         self.out.write_all(&self.length.to_le_bytes())
     }
 
@@ -89,7 +65,7 @@ impl<W: Write> Gzip<W> {
 
 impl<W: Write> Write for Gzip<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.crc = extend(self.crc, bytes);
+        self.crc.update(bytes);
         self.length = self.length.wrapping_add(bytes.len() as u32);
         self.compress(bytes, MZFlush::None)?;
         Ok(bytes.len())

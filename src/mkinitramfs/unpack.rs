@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use miniz_oxide::inflate::{TINFLStatus, decompress_to_vec_with_limit};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use crate::mkinitramfs::gzip::crc32;
+use crate::crc::crc32;
 use crate::mkinitramfs::{Error, xz};
 
 /// Bytes of the largest content that is unpacked: twice what the largest modules have (graphics drivers, about 100 MB), and little enough

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 
 use lzma_rust2::Lzma2Reader;
 
-use crate::mkinitramfs::gzip::crc32;
+use crate::crc::crc32;
 use crate::mkinitramfs::unpack::bad;
 
 const MAGIC: &[u8] = b"\xfd7zXZ\0";
