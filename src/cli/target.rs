@@ -175,6 +175,7 @@ impl Unreached {
                     io::ErrorKind::NotFound,
                     io::ErrorKind::ConnectionRefused,
                     io::ErrorKind::ConnectionReset,
+                    io::ErrorKind::ResourceBusy,
                     io::ErrorKind::TimedOut,
                     io::ErrorKind::WouldBlock,
                     io::ErrorKind::UnexpectedEof,

@@ -161,6 +161,11 @@ impl Pace {
         self.payload = (self.payload - self.payload / 8).max(LEAST_PAYLOAD).min(self.payload_max);
     }
 
+    /// The peer is there, though nothing has arrived whole.
+    pub fn end_back_off(&mut self) {
+        self.timeouts = 0;
+    }
+
     /// Nothing came in time.
     pub fn timed_out(&mut self) {
         self.timeouts = (self.timeouts + 1).min(16);

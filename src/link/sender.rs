@@ -197,6 +197,8 @@ impl Sender {
 
     /// The peer has seen something damaged. If the oldest frame could have been that, it is sent again.
     pub fn damaged(&mut self, now: Instant) {
+        // It hears us: there is no reason to be patient.
+        self.pace.end_back_off();
         if let Some(oldest) = self.oldest()
             && now.saturating_duration_since(self.frames[oldest].moment.at) >= self.pace.base()
         {
