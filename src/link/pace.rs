@@ -178,9 +178,9 @@ impl Pace {
         (once.max(TIMEOUT_MIN) * (1 << self.timeouts.min(8))).min(TIMEOUT_MAX)
     }
 
-    /// The shortest round trip: what was sent later than this cannot have been answered yet.
-    pub fn base(&self) -> Duration {
-        self.base.map_or(Duration::ZERO, |(base, _)| base)
+    /// The usual round trip: what was sent later than this cannot well have been answered yet.
+    pub fn mean(&self) -> Duration {
+        self.round_trip.map_or(Duration::ZERO, |(mean, _)| mean)
     }
 }
 

@@ -166,7 +166,7 @@ impl Sender {
             *latest = Some(sent.moment);
         }
         // An answer that is too quick for the last transmission belongs to one before it.
-        if !sent.again || now.saturating_duration_since(sent.moment.at) >= self.pace.base() {
+        if !sent.again || now.saturating_duration_since(sent.moment.at) >= self.pace.mean() {
             self.newest = self.newest.max(sent.number);
         }
     }
@@ -200,7 +200,7 @@ impl Sender {
         // It hears us: there is no reason to be patient.
         self.pace.end_back_off();
         if let Some(oldest) = self.oldest()
-            && now.saturating_duration_since(self.frames[oldest].moment.at) >= self.pace.base()
+            && now.saturating_duration_since(self.frames[oldest].moment.at) >= self.pace.mean()
         {
             self.lose(oldest);
         }
