@@ -171,7 +171,7 @@ fn a_command_on_a_socket_that_accepts_and_closes_fails_with_one_line() {
     for round in 0..10 {
         let start = Instant::now();
         let done = Running::start(lodger(["exec", "--to", &address, "--", "true"])).finish();
-        done.bad(125, &["chardev"]);
+        done.bad(125, &["chardev: the line ended"]);
         assert_eq!(done.stderr().lines().count(), 1, "round {round}: {}", done.stderr());
         // A silent agent is given up behind 5 s.
         assert!(start.elapsed() < Duration::from_secs(4), "round {round}: {:?}", start.elapsed());
