@@ -341,6 +341,7 @@ impl Connection {
             Ok(0) => Err(self.explained(Error::Lost(io::ErrorKind::UnexpectedEof.into()))),
             Ok(_) => Ok(()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            // A reset is also how a stream ends whose carrier has not taken what was said last.
             Err(error) => Err(self.explained(Error::Lost(error))),
         }
     }

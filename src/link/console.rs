@@ -62,3 +62,55 @@ impl Console {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A console behind a pipe that is full, and the pipe's end that nobody reads yet.
+    fn full() -> (Console, OwnedFd) {
+        let (read, write) = fd::pipe().expect("a pipe");
+        fd::never_block(read.as_fd()).expect("a pipe");
+        let mut console = Console::new(write);
+        while console.waits().is_none() {
+            console.push(&[b'-'; WRITE_BYTES]);
+        }
+        console.held = Inbox::default();
+        (console, read)
+    }
+
+    /// Lets the reader catch up: what was held beyond the pipe's own text.
+    fn catch_up(console: &mut Console, read: &OwnedFd) -> Vec<u8> {
+        let (mut all, mut piece) = (Vec::new(), vec![0; 64 << 10]);
+        while let Ok(count) = fd::read(read.as_fd(), &mut piece) {
+            all.extend(piece[..count].iter().filter(|byte| **byte != b'-'));
+            console.push(&[]);
+        }
+        all
+    }
+
+    #[test]
+    fn as_much_text_as_the_limit_waits_and_nothing_is_lost() {
+        let (mut console, read) = full();
+        console.push(&vec![b'x'; HELD_MAX - 1]);
+        console.push(b"x");
+        assert_eq!((console.held.bytes().len(), console.lost), (HELD_MAX, 0));
+        assert!(catch_up(&mut console, &read) == vec![b'x'; HELD_MAX]);
+        console.push(b"more");
+        assert_eq!(catch_up(&mut console, &read), b"more");
+    }
+
+    #[test]
+    fn text_past_the_limit_is_counted_and_told_where_it_is_missing() {
+        let (mut console, read) = full();
+        console.push(&vec![b'x'; HELD_MAX + 1]);
+        assert_eq!((console.held.bytes().len(), console.lost), (HELD_MAX, 1));
+        console.push(b"yy");
+        assert_eq!((console.held.bytes().len(), console.lost), (HELD_MAX, 3));
+        assert!(catch_up(&mut console, &read) == vec![b'x'; HELD_MAX]);
+        console.push(b"more");
+        assert_eq!(console.lost, 0);
+        let told = catch_up(&mut console, &read);
+        assert_eq!(String::from_utf8_lossy(&told), "\n[lodger: 3 bytes of console text were lost here]\nmore");
+    }
+}

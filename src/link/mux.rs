@@ -248,3 +248,48 @@ impl Mux {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Opens so many more channels than are accepted, and gives what the peer is told of it.
+    fn refused(count: usize) -> Vec<(u8, u16)> {
+        let mut mux = Mux::default();
+        let open = |mux: &mut Mux, id: usize| mux.receive(kind::OPEN, id as u16, &[0; 4], true);
+        assert!((0..ACCEPT_MAX).all(|id| open(&mut mux, id) == Some(id as u16)));
+        assert!((ACCEPT_MAX..ACCEPT_MAX + count).all(|id| open(&mut mux, id).is_none()));
+        assert_eq!(mux.channels().len(), ACCEPT_MAX);
+        let mut told = Vec::new();
+        let mut payload = Vec::new();
+        while let Some(message) = mux.next(100, 100, &mut payload) {
+            told.push(message);
+        }
+        assert!(payload == vec![Reason::TooMany as u8; told.len()]);
+        told
+    }
+
+    #[test]
+    fn as_many_refusals_as_the_limit_are_told_and_one_past_it_is_dropped() {
+        let first = ACCEPT_MAX as u16;
+        let all: Vec<_> = (first..first + REFUSALS_MAX as u16).map(|id| (kind::RESET, id)).collect();
+        assert_eq!(refused(REFUSALS_MAX - 1), all[..REFUSALS_MAX - 1]);
+        assert_eq!(refused(REFUSALS_MAX), all);
+        assert_eq!(refused(REFUSALS_MAX + 1), all);
+    }
+
+    #[test]
+    fn a_reset_of_our_own_is_told_behind_any_number_of_refusals() {
+        let mut mux = Mux::default();
+        for id in 0..(ACCEPT_MAX + REFUSALS_MAX) as u16 {
+            mux.receive(kind::OPEN, id, &[0; 4], true);
+        }
+        mux.reset(0, Reason::Gone);
+        // More than its credit.
+        mux.receive(kind::DATA, 1, &vec![0; CREDIT + 1], true);
+        let mut payload = Vec::new();
+        let told: Vec<_> = std::iter::from_fn(|| mux.next(100, 100, &mut payload)).collect();
+        assert_eq!(told[REFUSALS_MAX..], [(kind::RESET, 0), (kind::RESET, 1)]);
+        assert_eq!(payload[REFUSALS_MAX..], [Reason::Gone as u8, Reason::Credit as u8]);
+    }
+}

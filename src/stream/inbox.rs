@@ -59,3 +59,20 @@ impl Inbox {
         self.buffer.extend_from_slice(bytes);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inbox_that_is_never_empty_gives_its_used_front_back() {
+        let mut inbox = Inbox::default();
+        inbox.push(b"x");
+        for _ in 0..1000 {
+            inbox.push(&[7; 16 << 10]);
+            inbox.consume(16 << 10);
+        }
+        assert_eq!(inbox.bytes(), [7]);
+        assert!(inbox.buffer.capacity() <= 64 << 10, "{} bytes for one", inbox.buffer.capacity());
+    }
+}
