@@ -129,7 +129,9 @@ fn what_no_waiting_helps_against_is_told_at_once() {
     fs::write(folder.path("file"), "").expect("a file");
     let below_a_file = format!("unix:{}/file/agent", folder.0.display());
     let start = Instant::now();
-    run(["connect", "--wait", "20", "--to", &below_a_file]).bad(125, &["not a directory"]);
+    let done = run(["connect", "--wait", "20", "--to", &below_a_file]);
+    done.bad(125, &["not a directory"]);
+    assert!(!done.stderr().contains("waited"), "{}", done.stderr());
     run(["connect", "--wait", "20", "--to", "tcp:1"]).bad(125, &["unknown scheme"]);
     run(["connect", "--wait", "20", "--to", "stdio:"]).bad(125, &["can only be listened on"]);
     // Nor does anybody wait who was not told to.

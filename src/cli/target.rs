@@ -147,7 +147,7 @@ impl Target {
     }
 
     fn failure(&self, addr: &Addr, unreached: Unreached) -> Failure {
-        let waited = if self.wait.is_zero() {
+        let waited = if self.wait.is_zero() || !unreached.may_change() {
             String::new()
         } else {
             format!("; waited {}.{} s", self.wait.as_secs(), self.wait.subsec_millis() / 100)

@@ -34,14 +34,24 @@ pub fn connect(path: &Path, port: u32) -> io::Result<Stream> {
 fn connect_within(path: &Path, port: u32, patience: Duration) -> io::Result<Stream> {
     let deadline = Instant::now() + patience;
     let socket = UnixStream::connect(path)?;
+    ask(socket.as_fd(), port, deadline)?;
+    Ok(Stream::over_socket(socket))
+}
+
+/// Asks for a port of the guest, on a new connection to the monitor.
+fn ask(socket: BorrowedFd, port: u32, deadline: Instant) -> io::Result<()> {
     // As much as this always fits into the buffer of a new socket.
-    fd::send_now(socket.as_fd(), format!("CONNECT {port}\n").as_bytes())?;
-    let answer = read_answer(socket.as_fd(), port, deadline)?;
+    match fd::send_now(socket, format!("CONNECT {port}\n").as_bytes()) {
+        // A monitor that has no guest yet does not even read.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(hung_up(b"", port)),
+        sent => sent?,
+    };
+    let answer = read_answer(socket, port, deadline)?;
     let digits = answer.strip_prefix(b"OK ").unwrap_or_default();
     if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
         return Err(not_understood(&answer));
     }
-    Ok(Stream::over_socket(socket))
+    Ok(())
 }
 
 /// The answer without its line feed. It is read byte by byte: what comes behind it is the guest's.
@@ -95,6 +105,15 @@ mod tests {
         let error = connect_within(&path, 7, Duration::from_millis(50)).expect_err("no answer");
         let _ = std::fs::remove_file(&path);
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(error.to_string().contains("port 7"), "{error}");
+    }
+
+    #[test]
+    fn a_monitor_that_hangs_up_before_it_was_asked_refuses() {
+        let (socket, monitor) = UnixStream::pair().expect("sockets");
+        drop(monitor);
+        let error = ask(socket.as_fd(), 7, Instant::now() + Duration::from_secs(1)).expect_err("nobody");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
         assert!(error.to_string().contains("port 7"), "{error}");
     }
 }
