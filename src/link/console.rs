@@ -35,25 +35,33 @@ impl Console {
 
     /// What to poll for room; `None` when nothing waits.
     pub fn waits(&self) -> Option<BorrowedFd<'_>> {
-        (!self.held.bytes().is_empty() && !self.broken).then(|| self.out.as_fd())
+        let nothing = self.held.bytes().is_empty() && self.lost == 0;
+        (!nothing && !self.broken).then(|| self.out.as_fd())
     }
 
     /// Adds text, and writes what can be written at once.
     pub fn push(&mut self, text: &[u8]) {
-        let room = HELD_MAX - self.held.bytes().len().min(HELD_MAX);
-        if text.len() > room {
-            self.lost += (text.len() - room) as u64;
-        } else if self.lost > 0 && !text.is_empty() {
-            let note = format!("\n[lodger: {} bytes of console text were lost here]\n", std::mem::take(&mut self.lost));
+        self.write();
+        // Where text is missing it says so, before any that came later: until then that is missing too.
+        if self.lost > 0 && self.held.bytes().len() <= HELD_MAX / 2 {
+            let note = format!("\n[lodger: here {} bytes of console text were lost]\n", std::mem::take(&mut self.lost));
             self.held.push(note.as_bytes());
         }
-        self.held.push(&text[..text.len().min(room)]);
-        while let Some(out) = self.waits() {
-            match fd::wait_for(out, fd::WRITE, Some(Duration::ZERO)) {
+        let room = if self.lost > 0 { 0 } else { HELD_MAX.saturating_sub(self.held.bytes().len()) };
+        let (kept, lost) = text.split_at(text.len().min(room));
+        self.held.push(kept);
+        self.lost += lost.len() as u64;
+        self.write();
+    }
+
+    fn write(&mut self) {
+        while !self.held.bytes().is_empty() && !self.broken {
+            match fd::wait_for(self.out.as_fd(), fd::WRITE, Some(Duration::ZERO)) {
                 Ok(ready) if ready.writable => {}
                 _ => return,
             }
-            match fd::write(out, &self.held.bytes()[..self.held.bytes().len().min(WRITE_BYTES)]) {
+            let part = &self.held.bytes()[..self.held.bytes().len().min(WRITE_BYTES)];
+            match fd::write(self.out.as_fd(), part) {
                 Ok(count) => self.held.consume(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // Nobody reads it any more, or the disk is full: the channels go on.
@@ -107,10 +115,12 @@ mod tests {
         assert_eq!((console.held.bytes().len(), console.lost), (HELD_MAX, 1));
         console.push(b"yy");
         assert_eq!((console.held.bytes().len(), console.lost), (HELD_MAX, 3));
-        assert!(catch_up(&mut console, &read) == vec![b'x'; HELD_MAX]);
+        let mut told = catch_up(&mut console, &read);
+        assert_eq!((console.lost, console.waits().is_none()), (0, true));
         console.push(b"more");
-        assert_eq!(console.lost, 0);
-        let told = catch_up(&mut console, &read);
-        assert_eq!(String::from_utf8_lossy(&told), "\n[lodger: 3 bytes of console text were lost here]\nmore");
+        told.extend(catch_up(&mut console, &read));
+        assert!(told[..HELD_MAX] == vec![b'x'; HELD_MAX]);
+        let rest = String::from_utf8_lossy(&told[HELD_MAX..]);
+        assert_eq!(rest, "\n[lodger: here 3 bytes of console text were lost]\nmore");
     }
 }
