@@ -40,28 +40,27 @@ debug, trace. NOTIFY_SOCKET is told when all addresses are open, as by sd_notify
 };
 
 fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
-    let (mut addrs, mut found) = (Vec::new(), Vec::new());
+    let (mut addrs, mut console) = (Vec::new(), None);
     let parse = |text: &str| text.parse::<Addr>().map_err(|error| Failure::new(format!("{error}")));
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("listen") => {
                 let text = text(parser.value()?)?;
                 match auto::meant_by(&text) {
-                    Some(ways) => found = ways.iter().map(|way| parse(way)).collect::<Result<_, _>>()?,
+                    Some(meant) => console = Some(meant),
                     None => addrs.push(parse(&text)?),
                 }
             }
             other => return Err(other.unexpected().into()),
         }
     }
-    if addrs.is_empty() && found.is_empty() {
+    if addrs.is_empty() && console.is_none() {
         addrs.push(parse(transport::DEFAULT)?);
     }
-    found.retain(|way| !addrs.contains(way));
     log_to_stderr();
     // Started through /proc/self/exe it would be called "exe".
     let _ = process::set_name(c"lodger");
-    server::run(&addrs, &found).map_err(|error| Failure::new(error.to_string()))
+    server::run(&addrs, console).map_err(|error| Failure::new(error.to_string()))
 }
 
 /// Sends log messages to stderr, as lines that say whose they are. That stderr is gone must not end the agent.

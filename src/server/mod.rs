@@ -19,6 +19,7 @@ use crate::server::listening::Listening;
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::{errno, process, signal};
+use crate::transport::auto::{Console, Ways};
 use crate::transport::{self, Addr, Carrier, Listener, vsock};
 
 /// Connections served at once. Each costs a thread, two descriptors and what its programs cost; the usual limit of 1,024 descriptors leaves
@@ -97,41 +98,32 @@ impl Drop for Place {
     }
 }
 
-/// Serves the addresses, and of those that were `found` the ones that can be listened on, until SIGTERM or SIGINT, then ends the programs
-/// of all connections in an orderly way. `stdio:` serves its one connection and ends with it.
+/// Serves the addresses until SIGTERM or SIGINT, then ends the programs of all connections in an orderly way. `stdio:` serves its one
+/// connection and ends with it. `auto`: serves also what ways into the machine there are, as they come.
 ///
 /// # Errors
 /// Before anything is served: addresses that make no sense or cannot be listened on.
-pub fn run(addrs: &[Addr], found: &[Addr]) -> Result<ExitCode, Error> {
+pub fn run(addrs: &[Addr], auto: Option<Console>) -> Result<ExitCode, Error> {
     // Old kernels lack the one, a strict sandbox may forbid the other; both only make the agent better.
     let _ = fd::close_on_exec_from_3();
     let _ = process::raise_descriptor_limit();
     let stop = signal::into_pipe(&[signal::SIGTERM, signal::SIGINT]).map_err(Error::System)?;
     let shared = Arc::new(Shared { stop, connections: Mutex::new(0), fewer: Condvar::new() });
     if let Some(stdio) = addrs.iter().find(|addr| addr.carrier == Carrier::Stdio) {
-        if addrs.len() > 1 {
+        if addrs.len() > 1 || auto.is_some() {
             return Err(Error::Address("stdio: serves one connection and goes with no other address".into()));
         }
         return serve_stdio(&shared, protocol(stdio)?);
     }
-    let (mut listeners, mut ports) = (Vec::new(), Vec::new());
-    for addr in addrs.iter().chain(found) {
-        let pinned = protocol(addr)?;
-        match &addr.carrier {
-            Carrier::Port { path } => ports.push((path, None, pinned)),
-            Carrier::Serial { path, settings } => ports.push((path, Some(*settings), pinned)),
-            _ => match Listening::open(addr, pinned) {
-                Err(error) if found.contains(addr) => log::warn!("{error}"),
-                listening => listeners.push(listening?),
-            },
-        }
-    }
-    // Their threads come last: opening a socket changes the umask of the whole process for a moment.
-    for (path, link, pinned) in ports {
-        port::start(&shared, path, link, pinned).map_err(Error::System)?;
-    }
+    let mut agent =
+        Agent { shared, listeners: Vec::new(), ways: auto.map(|console| Ways::new(console, Instant::now())) };
+    // Threads come last: opening a socket changes the umask of the whole process for a moment.
+    let (lines, others): (Vec<&Addr>, Vec<&Addr>) = addrs.iter().partition(|addr| addr.carrier.is_line());
+    others.into_iter().chain(lines).try_for_each(|addr| agent.listen(addr))?;
+    agent.look();
     notify::start();
-    accept_all(&shared, &mut listeners).map_err(Error::System)?;
+    agent.accept_all().map_err(Error::System)?;
+    let Agent { shared, listeners, .. } = agent;
     drop(listeners);
     wait_for_connections(&shared);
     Ok(ExitCode::SUCCESS)
@@ -162,30 +154,66 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     }
 }
 
-/// Accepts until the agent shall stop.
-fn accept_all(shared: &Arc<Shared>, listeners: &mut [Listening]) -> io::Result<()> {
-    let mut set = PollSet::default();
-    loop {
-        set.clear();
-        set.watch(shared.stop.as_fd(), fd::READ);
-        let places = listeners.iter().map(|listening| listening.watch().map(|fd| set.watch(fd, fd::READ)));
-        let places: Vec<_> = places.collect();
-        let deadline = listeners.iter().filter_map(Listening::deadline).min();
-        set.wait(deadline.map(|until| until.saturating_duration_since(Instant::now())))?;
-        if set.ready(0).readable {
-            return Ok(());
+/// What the main thread of an agent has.
+struct Agent {
+    shared: Arc<Shared>,
+    listeners: Vec<Listening>,
+    ways: Option<Ways>,
+}
+
+impl Agent {
+    /// Serves an address.
+    fn listen(&mut self, addr: &Addr) -> Result<(), Error> {
+        let pinned = protocol(addr)?;
+        let started = match &addr.carrier {
+            Carrier::Port { path } => port::start(&self.shared, path, None, pinned),
+            Carrier::Serial { path, settings } => port::start(&self.shared, path, Some(*settings), pinned),
+            _ => {
+                self.listeners.push(Listening::open(addr, pinned)?);
+                Ok(())
+            }
+        };
+        started.map_err(Error::System)
+    }
+
+    /// Serves the ways into the machine that have come.
+    fn look(&mut self) {
+        let found = self.ways.as_mut().map(|ways| ways.look(Instant::now())).unwrap_or_default();
+        for addr in found {
+            match self.listen(&addr) {
+                Ok(()) => log::info!("found {addr}"),
+                Err(error) => log::warn!("{error}"),
+            }
         }
-        let now = Instant::now();
-        for (listening, place) in listeners.iter_mut().zip(places) {
-            match place.map(|place| set.ready(place)) {
-                None => listening.open_if_due(now),
-                Some(ready) if listening.close_if_dead(ready, now) => {}
-                Some(ready) => {
-                    if let Some(listener) = listening.listener().filter(|_| ready.readable) {
-                        accept(shared, listener, listening.pinned);
+    }
+
+    /// Accepts until the agent shall stop.
+    fn accept_all(&mut self) -> io::Result<()> {
+        let mut set = PollSet::default();
+        loop {
+            set.clear();
+            set.watch(self.shared.stop.as_fd(), fd::READ);
+            let places = self.listeners.iter().map(|listening| listening.watch().map(|fd| set.watch(fd, fd::READ)));
+            let places: Vec<_> = places.collect();
+            let look = self.ways.as_ref().and_then(Ways::deadline);
+            let deadline = self.listeners.iter().filter_map(Listening::deadline).chain(look).min();
+            set.wait(deadline.map(|until| until.saturating_duration_since(Instant::now())))?;
+            if set.ready(0).readable {
+                return Ok(());
+            }
+            let now = Instant::now();
+            for (listening, place) in self.listeners.iter_mut().zip(places) {
+                match place.map(|place| set.ready(place)) {
+                    None => listening.open_if_due(now),
+                    Some(ready) if listening.close_if_dead(ready, now) => {}
+                    Some(ready) => {
+                        if let Some(listener) = listening.listener().filter(|_| ready.readable) {
+                            accept(&self.shared, listener, listening.pinned);
+                        }
                     }
                 }
             }
+            self.look();
         }
     }
 }

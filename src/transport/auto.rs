@@ -3,10 +3,11 @@
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::sys::file::{self, O_NOCTTY, O_NONBLOCK, O_RDWR};
 use crate::sys::tty;
-use crate::transport::DEFAULT;
+use crate::transport::{Addr, DEFAULT};
 
 /// Name of the virtio port that is looked for.
 pub const PORT_NAME: &str = "org.lodger.0";
@@ -17,20 +18,63 @@ pub const VSOCK_PORT: u32 = 1074;
 /// Terminals that are looked for beside the console.
 const LINES: [&str; 2] = ["hvc1", "ttyS1"];
 
-/// What `--listen` is given for it; with `,noconsole` the console's own line stays as it is.
-pub const WORD: &str = "auto";
+/// What becomes of the console's own line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Console {
+    /// It belongs to a link, and no more to people.
+    Taken,
+    Spared,
+}
 
-/// The addresses that the word stands for; `None`: it is an address itself.
-pub fn meant_by(word: &str) -> Option<Vec<String>> {
-    match word.strip_prefix(WORD)? {
-        "" => Some(addresses(true)),
-        ",noconsole" => Some(addresses(false)),
+/// What `--listen` means by a word; `None`: it is an address.
+pub fn meant_by(word: &str) -> Option<Console> {
+    match word {
+        "auto" => Some(Console::Taken),
+        "auto,noconsole" => Some(Console::Spared),
         _ => None,
     }
 }
 
-/// The addresses to listen on. `console`: the console's own line too, which then belongs to a link and no more to people.
-fn addresses(console: bool) -> Vec<String> {
+/// How often to look for new ways, and for how long after the start: the ports of a virtio device come after its driver's module has
+/// been loaded, one after the other, and on a busy machine seconds later.
+const LOOK: Duration = Duration::from_millis(200);
+const LOOK_FOR: Duration = Duration::from_secs(15);
+
+/// The ways that have been found so far.
+#[derive(Debug)]
+pub struct Ways {
+    console: Console,
+    known: Vec<Addr>,
+    next: Instant,
+    end: Instant,
+}
+
+impl Ways {
+    /// Nothing has been found yet.
+    pub fn new(console: Console, now: Instant) -> Ways {
+        Ways { console, known: Vec::new(), next: now, end: now + LOOK_FOR }
+    }
+
+    /// When to look; `None` when it has been done long enough.
+    pub fn deadline(&self) -> Option<Instant> {
+        (self.next < self.end).then_some(self.next)
+    }
+
+    /// Looks, if it is time: what was not there before.
+    pub fn look(&mut self, now: Instant) -> Vec<Addr> {
+        if self.deadline().is_none_or(|next| now < next) {
+            return Vec::new();
+        }
+        self.next = now + LOOK;
+        let mut found: Vec<Addr> = addresses(self.console).iter().filter_map(|text| text.parse().ok()).collect();
+        found.retain(|addr| !self.known.contains(addr));
+        self.known.extend_from_slice(&found);
+        found
+    }
+}
+
+/// The addresses to listen on.
+fn addresses(console: Console) -> Vec<String> {
     let mut addresses = vec![DEFAULT.to_owned()];
     if has_virtio_port(Path::new("/sys/class/virtio-ports")) {
         addresses.push(format!("serial:{PORT_NAME}"));
@@ -43,7 +87,7 @@ fn addresses(console: bool) -> Vec<String> {
         LINES.into_iter().filter(|line| !consoles.split_whitespace().any(|name| name == *line)).collect();
     // The last one is /dev/console. A screen is no line.
     let is_line = |name: &&str| name.starts_with("ttyS") || name.starts_with("ttyAMA") || name.starts_with("hvc");
-    lines.extend(consoles.split_whitespace().last().filter(is_line).filter(|_| console));
+    lines.extend(consoles.split_whitespace().last().filter(is_line).filter(|_| console == Console::Taken));
     for name in lines {
         let path = format!("/dev/{name}");
         // Whoever has the console open may have its line by either name.
@@ -101,8 +145,23 @@ mod tests {
     }
 
     #[test]
+    fn each_way_is_found_once_and_the_search_ends() {
+        let start = Instant::now();
+        let mut ways = Ways::new(Console::Spared, start);
+        assert!(ways.look(start).iter().any(|addr| addr.to_string() == DEFAULT));
+        assert_eq!(ways.look(start), []);
+        assert!(ways.look(start + LOOK).iter().all(|addr| addr.to_string() != DEFAULT));
+        assert_eq!(ways.deadline(), Some(start + LOOK * 2));
+        ways.look(start + LOOK_FOR);
+        assert_eq!(ways.look(start + LOOK_FOR - LOOK / 2), []);
+        assert_eq!(ways.deadline(), None);
+        assert_eq!([meant_by("auto"), meant_by("auto,noconsole")], [Some(Console::Taken), Some(Console::Spared)]);
+        assert_eq!([meant_by("auto:x"), meant_by("unix:auto")], [None, None]);
+    }
+
+    #[test]
     fn the_usual_socket_is_always_there_and_what_is_no_terminal_is_none() {
-        assert_eq!(addresses(false)[0], DEFAULT);
+        assert_eq!(addresses(Console::Spared)[0], DEFAULT);
         assert!(!is_there("/dev/null") && !is_there("/no/such/line"));
         let (_master, slave) = tty::open_pair().expect("a terminal");
         let path =

@@ -86,6 +86,13 @@ pub enum Carrier {
     Local,
 }
 
+impl Carrier {
+    /// Whether it is one line without connections of its own.
+    pub fn is_line(&self) -> bool {
+        matches!(self, Carrier::Port { .. } | Carrier::Serial { .. })
+    }
+}
+
 /// The machines that may connect to a vsock port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peers {
