@@ -5,6 +5,7 @@ mod client;
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixListener;
 use std::process::Stdio;
@@ -174,6 +175,25 @@ fn a_greeting_that_was_lost_before_the_agent_opened_the_line_is_said_again() {
     let said = String::from_utf8(waiting.finish().good()).expect("text");
     assert!(said.starts_with(&format!("late at {address}, connected in ")), "{said}");
     assert!(start.elapsed() < Duration::from_secs(4), "it took {:?}", start.elapsed());
+}
+
+#[test]
+fn the_rest_of_somebody_elses_output_does_not_swallow_the_agents_greeting() {
+    let folder = Folder::new();
+    let line = UnixListener::bind(folder.path("line")).expect("QEMU's end of a line");
+    let waiting = Running::start(lodger(["connect", "--to", &format!("port:{}", folder.path("line").display())]));
+    let mut agent = Peer::new(line.accept().expect("a client").0);
+    // What was under way to a client that was killed, from the middle of a message on: as CBOR, the beginning of 2,681 bytes of text.
+    agent.send_bytes(&b"y\n".repeat(50));
+    while let Some(item) = agent.receive() {
+        if let Ok(Frame::Hello(greeting)) = Frame::decode(&item) {
+            let hello = Hello { revision: 1, program: "there".into(), mark: greeting.mark, ..Hello::default() };
+            // A client that has its answer may have gone.
+            let _ = agent.socket.write_all(&Frame::Hello(hello).to_bytes());
+        }
+    }
+    let said = String::from_utf8(waiting.finish().good()).expect("text");
+    assert!(said.starts_with("there at "), "{said}");
 }
 
 #[test]

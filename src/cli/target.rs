@@ -216,7 +216,12 @@ fn greet_on_line(stream: Stream, patience: Duration) -> Result<Connection, Error
                 was_heard = true;
                 connection.greet_again();
             }
-            Err(Error::Silent(_)) if Instant::now() < deadline => {}
+            Err(Error::Silent(_)) if Instant::now() < deadline => {
+                // The agent's answer was behind it, or has been the end of it.
+                if connection.skip_unfinished()? {
+                    connection.greet_again();
+                }
+            }
             Err(Error::Silent(_)) => return Err(Error::Silent(patience)),
             Err(error) => return Err(error),
         }

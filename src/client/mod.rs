@@ -191,14 +191,32 @@ impl Connection {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 // The rest of a message whose beginning is lost: on to what may be the beginning of the next.
-                Err(Error::Protocol(_)) if self.agent.is_none() => {
-                    let next = self.inbox.bytes().iter().skip(1).position(|byte| crate::wire::starts_frame(*byte));
-                    let rubbish = next.map_or(self.inbox.bytes().len(), |index| index + 1);
-                    self.inbox.consume(rubbish);
-                    (self.scanner, self.used, self.front) = (ScannerState(Scanner::new(ANSWER_MAX)), 0, None);
-                }
+                Err(Error::Protocol(_)) if self.agent.is_none() => self.skip_rubbish(),
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// On to what may be the beginning of the next message.
+    fn skip_rubbish(&mut self) {
+        self.drop_used();
+        let next = self.inbox.bytes().iter().skip(1).position(|byte| crate::wire::starts_frame(*byte));
+        let rubbish = next.map_or(self.inbox.bytes().len(), |index| index + 1);
+        self.inbox.consume(rubbish);
+        (self.scanner, self.used, self.front) = (ScannerState(Scanner::new(ANSWER_MAX)), 0, None);
+    }
+
+    /// Passes over a message in front that has not ended, when no more of it will come. The rest of one whose beginning is lost may look
+    /// like the beginning of a longer one, which swallows the agent's greeting. Whether there was one.
+    pub fn skip_unfinished(&mut self) -> Result<bool, Error> {
+        let mut skipped = false;
+        loop {
+            self.skip_frames()?;
+            if self.agent.is_some() || self.inbox.bytes().is_empty() {
+                return Ok(skipped);
+            }
+            self.skip_rubbish();
+            skipped = true;
         }
     }
 
