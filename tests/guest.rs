@@ -196,6 +196,8 @@ fn an_interrupt_leaves_no_qemu_behind() {
         wait_until("QEMU is gone", || processes_with(&format!("path={console}")).is_empty());
     }
     let mut command = vm(&lodger, &["--busybox", "--console", &console], &["sleep", "1000"]);
+    // What a killed client leaves in its folder for temporary files goes with ours.
+    command.env("TMPDIR", &folder.0);
     let mut client = Client(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("vm"));
     wait_until("QEMU runs", || !processes_with(&format!("path={console}")).is_empty());
     client.0.kill().expect("kill");
