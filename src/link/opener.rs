@@ -47,11 +47,15 @@ impl Shared {
     }
 
     /// Nobody will open the channels that are still wanted: their other ends read an end of file.
-    fn end(&self) {
+    fn refuse_more(&self) {
         let mut requests = self.lock();
-        (requests.idle, requests.ended) = (true, true);
+        requests.ended = true;
         requests.open.clear();
-        self.idle.notify_all();
+    }
+
+    fn end(&self) {
+        self.refuse_more();
+        self.note_idle(true);
     }
 
     fn wait_idle(&self, patience: Duration) {
@@ -128,6 +132,7 @@ fn run(line: &Stream, shared: &Shared, wakes: &OwnedFd, wishes: Wishes) -> io::R
             Ok(woken) => woken,
             Err(error) => {
                 pump.end();
+                shared.refuse_more();
                 pump.wait_for_readers()?;
                 return Err(error);
             }
