@@ -288,6 +288,13 @@ mod tests {
     }
 
     #[test]
+    fn a_serial_line_has_its_settings() {
+        let addr: Addr = "serial:/dev/ttyUSB0,baud=115200,rtscts,quiet".parse().expect("an address");
+        let settings = serial::Settings { baud: Some(115_200), rtscts: true, quiet: true };
+        assert_eq!(addr.carrier, Carrier::Serial { path: "/dev/ttyUSB0".into(), settings });
+    }
+
+    #[test]
     fn what_is_no_address_is_refused_with_its_reason() {
         for (text, why) in [
             ("/run/a.sock", "scheme is missing"),
@@ -295,6 +302,9 @@ mod tests {
             ("tcp:1", "unknown scheme"),
             ("unix:/a,mode=999", "octal"),
             ("port:/a,mode=600", "unknown option"),
+            ("port:/a,baud=9600", "unknown option"),
+            ("serial:/a,baud=12345", "no UART has that baud"),
+            ("serial:", "path is missing"),
             ("stdio:x", "nothing may stand"),
             ("vsock:", "\"\" is no port"),
             ("vsock:a", "\"a\" is no port"),
