@@ -2,7 +2,7 @@
 //!
 //! Both ends of the line are this program: the **opener** (a client) opens channels, the **acceptor** (an agent) accepts them. Nothing
 //! above can tell a channel from a socket. The state machines (`frame`, `pace`, `sender`, `receiver`, `mux`, `session`) are pure: bytes
-//! and a time in, bytes out. `pump` is the thread between a line and the local ends of its channels.
+//! and a time in, bytes out. `pump` stands between a line and the local ends of its channels, in a thread of `opener` or `acceptor`.
 //!
 //! # What is on the line
 //! Frames, among text that is not ours:
