@@ -13,12 +13,14 @@
 //! | [`wire`] | the messages of both directions, as CBOR |
 //! | [`cpio`] | archives that a kernel unpacks |
 //! | [`crc`] | the sum that frames and archives are checked with |
+//! | [`json`] | JSON that comes in pieces |
 //! | [`version`] | what this program is |
 //! | [`stream`] | two descriptors, and the buffers on both sides of them |
 //! | [`link`] | many streams over one serial line that loses nothing |
 //! | [`exec`] | one program: its start, its numbered streams, its end |
 //! | [`files`] | file operations, and the open files of a connection |
 //! | [`transport`] | addresses; listening and connecting |
+//! | [`commands`] | named calls, and the table of them |
 //! | [`engine`] | many programs on one stream |
 //! | [`proto`] | bytes to calls of services, one protocol a file |
 //! | [`notify`] | readiness, for whoever started the machine |
@@ -36,6 +38,8 @@
 //! use std::os::fd::AsFd;
 //!
 //! use lodger::client::Connection;
+//! use lodger::commands::table::Table;
+//! use lodger::proto::settings::Settings;
 //! use lodger::proto::{self, Circumstances, Opening};
 //! use lodger::stream::Stream;
 //!
@@ -43,7 +47,9 @@
 //! // Readable when the agent shall end; here nobody ever writes into the other end.
 //! let (stop, _never) = lodger::sys::fd::pipe()?;
 //! let agent = std::thread::spawn(move || {
-//!     proto::serve(theirs, &Circumstances { pinned: None, opening: Opening::Peer, stop: stop.as_fd() })
+//!     let settings = &Settings::with(Table::of_agent());
+//!     let (accepted, stop) = (std::time::Instant::now(), stop.as_fd());
+//!     proto::serve(theirs, &Circumstances { pinned: None, opening: Opening::Peer, stop, accepted, settings })
 //! });
 //! let mut connection = Connection::open(ours);
 //! let output = connection.output(["sh", "-c", "echo hello; exit 3"])?;
@@ -58,12 +64,14 @@
 
 pub mod cli;
 pub mod client;
+pub mod commands;
 pub mod cpio;
 pub mod crc;
 pub mod engine;
 pub mod exec;
 pub mod files;
 pub mod init;
+pub mod json;
 pub mod link;
 pub mod mkinitramfs;
 pub mod notify;

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 21] = [
+const TABLE: [(&str, u32, &[&str]); 23] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
+    ("json", 0, &[]),
     // The sum that frames on a line and gzip files have in common.
     ("crc", 0, &[]),
     // Constants of the build.
@@ -21,9 +22,11 @@ const TABLE: [(&str, u32, &[&str]); 21] = [
     ("exec", 2, &["sys"]),
     ("files", 2, &["sys"]),
     ("transport", 3, &["link", "stream", "sys"]),
+    // `version`: it says what it is.
+    ("commands", 3, &["exec", "files", "sys", "version"]),
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
-    ("proto", 4, &["engine", "exec", "files", "stream", "sys", "version", "wire"]),
+    ("proto", 4, &["commands", "engine", "exec", "files", "json", "stream", "sys", "version", "wire"]),
     // `version`: it says what is ready.
     ("notify", 4, &["sys", "transport", "version"]),
     // `engine`, `exec`: how a connection ended, and how long its programs may still take. `stream`, `sys`: it accepts. `link`: what is
@@ -42,10 +45,12 @@ const TABLE: [(&str, u32, &[&str]); 21] = [
         7,
         &[
             "client",
+            "commands",
             "exec",
             "init",
             "link",
             "mkinitramfs",
+            "proto",
             "server",
             "stream",
             "sys",

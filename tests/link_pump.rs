@@ -280,7 +280,7 @@ fn what_was_said_before_closing_with_unread_input_reaches_the_peer() {
 #[test]
 fn a_refusal_reaches_a_client_that_has_spoken_already() {
     for round in 0..20 {
-        let (_acceptor, line) = Acceptor::start(|stream| proto::refuse(&stream, "no place"));
+        let (_acceptor, line) = Acceptor::start(|stream| proto::refuse(&stream, None, "no place"));
         let opener = opener(line);
         let stream = opener.open().expect("a local end");
         let mut socket = socket(&stream);

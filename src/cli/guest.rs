@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use lexopt::{Arg, Parser};
 
 use crate::cli::{Command, Failure, no_more, text};
+use crate::commands::table::Table;
 use crate::init::{self, End};
-use crate::server;
+use crate::proto::settings::Settings;
+use crate::server::{self, Config};
 use crate::sys::{errno, process};
 use crate::transport::{self, Addr, auto};
 
@@ -60,7 +62,8 @@ fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
     log_to_stderr();
     // Started through /proc/self/exe it would be called "exe".
     let _ = process::set_name(c"lodger");
-    server::run(&addrs, console).map_err(|error| Failure::new(error.to_string()))
+    server::run(Config { addrs, auto: console, ..Config::with(Settings::with(Table::of_agent())) })
+        .map_err(|error| Failure::new(error.to_string()))
 }
 
 /// Sends log messages to stderr, as lines that say whose they are. That stderr is gone must not end the agent.

@@ -1,11 +1,15 @@
 //! The protocols, one a file, and the rule that tells them apart: the first byte of a connection.
 
 pub mod cbor;
+pub mod google;
+pub mod settings;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::time::Instant;
 
 use crate::engine::Ended;
+use crate::proto::settings::Settings;
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 
@@ -16,6 +20,8 @@ pub struct Protocol {
     /// Whether a connection that begins with this byte speaks it. No byte may begin two protocols.
     pub begins_with: fn(u8) -> bool,
     serve: fn(Stream, &[u8], &Circumstances) -> io::Result<Ended>,
+    /// The message that tells a peer why it is not served.
+    refusal: fn(&str) -> Vec<u8>,
 }
 
 /// Who speaks first.
@@ -37,11 +43,16 @@ pub struct Circumstances<'a> {
     pub opening: Opening,
     /// Readable once the agent shall end, and the connection with it.
     pub stop: BorrowedFd<'a>,
+    /// When the peer connected.
+    pub accepted: Instant,
+    pub settings: &'a Settings,
 }
 
 /// All of them. What no protocol claims goes to the first, which says so in its own words.
-pub const PROTOCOLS: [Protocol; 1] =
-    [Protocol { name: "agentproto", begins_with: crate::wire::starts_frame, serve: cbor::serve }];
+pub const PROTOCOLS: [Protocol; 2] = [
+    Protocol { name: "agentproto", begins_with: crate::wire::starts_frame, serve: cbor::serve, refusal: cbor::refusal },
+    Protocol { name: "google", begins_with: google::begins_with, serve: google::serve, refusal: google::refusal },
+];
 
 /// The protocol of that name.
 pub fn by_name(name: &str) -> Option<&'static Protocol> {
@@ -73,9 +84,10 @@ pub fn serve(stream: Stream, circumstances: &Circumstances) -> io::Result<Ended>
 }
 
 /// Tells a peer in one message why it is not served.
-pub fn refuse(stream: &Stream, why: &str) {
-    // The only protocol whose clients read an error before they have said a word.
-    let _ = fd::write(stream.output(), &cbor::refusal(why));
+pub fn refuse(stream: &Stream, pinned: Option<&'static Protocol>, why: &str) {
+    // Else the only protocol whose clients read an error before they have said a word.
+    let refusal = pinned.map_or(PROTOCOLS[0].refusal, |protocol| protocol.refusal);
+    let _ = fd::write(stream.output(), &refusal(why));
     let _ = fd::shutdown_write(stream.output());
 }
 

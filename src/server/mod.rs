@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use crate::engine::Ended;
 use crate::exec::HANG_UP_GRACE;
 use crate::notify;
+use crate::proto::settings::Settings;
 use crate::proto::{self, Circumstances, Opening, Protocol};
 use crate::server::listening::Listening;
 use crate::stream::Stream;
@@ -59,8 +60,27 @@ impl fmt::Display for Error {
     }
 }
 
-/// What the threads of an agent share: the limit, and the wish to end.
+/// How an agent serves.
+pub struct Config {
+    pub addrs: Vec<Addr>,
+    /// Serve also what ways into the machine there are, as they come.
+    pub auto: Option<Console>,
+    pub settings: Settings,
+    /// Connections served at once.
+    pub connections_max: usize,
+}
+
+impl Config {
+    /// The usual limits, and nothing to listen on.
+    pub fn with(settings: Settings) -> Config {
+        Config { addrs: Vec::new(), auto: None, settings, connections_max: CONNECTIONS_MAX }
+    }
+}
+
+/// What the threads of an agent share: the settings, the limit, and the wish to end.
 struct Shared {
+    settings: Settings,
+    connections_max: usize,
     /// Readable once the agent shall end; nobody ever reads it.
     stop: OwnedFd,
     connections: Mutex<usize>,
@@ -76,6 +96,12 @@ impl Shared {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Those of a connection that has just come.
+    fn circumstances(&self, pinned: Option<&'static Protocol>, opening: Opening) -> Circumstances<'_> {
+        let (stop, accepted) = (self.stop.as_fd(), Instant::now());
+        Circumstances { pinned, opening, stop, accepted, settings: &self.settings }
+    }
+
     fn stopped(&self) -> bool {
         fd::wait_for(self.stop.as_fd(), fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable)
     }
@@ -84,7 +110,7 @@ impl Shared {
 impl Place {
     fn take(shared: &Arc<Shared>) -> Option<Place> {
         let mut count = shared.count();
-        (*count < CONNECTIONS_MAX).then(|| {
+        (*count < shared.connections_max).then(|| {
             *count += 1;
             Place(Arc::clone(shared))
         })
@@ -99,16 +125,18 @@ impl Drop for Place {
 }
 
 /// Serves the addresses until SIGTERM or SIGINT, then ends the programs of all connections in an orderly way. `stdio:` serves its one
-/// connection and ends with it. `auto`: serves also what ways into the machine there are, as they come.
+/// connection and ends with it.
 ///
 /// # Errors
 /// Before anything is served: addresses that make no sense or cannot be listened on.
-pub fn run(addrs: &[Addr], auto: Option<Console>) -> Result<ExitCode, Error> {
+pub fn run(config: Config) -> Result<ExitCode, Error> {
     // Old kernels lack the one, a strict sandbox may forbid the other; both only make the agent better.
     let _ = fd::close_on_exec_from_3();
     let _ = process::raise_descriptor_limit();
     let stop = signal::into_pipe(&[signal::SIGTERM, signal::SIGINT]).map_err(Error::System)?;
-    let shared = Arc::new(Shared { stop, connections: Mutex::new(0), fewer: Condvar::new() });
+    let Config { addrs, auto, settings, connections_max } = config;
+    let (connections, fewer) = (Mutex::new(0), Condvar::new());
+    let shared = Arc::new(Shared { settings, connections_max, stop, connections, fewer });
     if let Some(stdio) = addrs.iter().find(|addr| addr.carrier == Carrier::Stdio) {
         if addrs.len() > 1 || auto.is_some() {
             return Err(Error::Address("stdio: serves one connection and goes with no other address".into()));
@@ -140,7 +168,7 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     // The descriptors may be a terminal's or a shell's, who would be surprised by the engine's non-blocking mode later.
     let before = [stream.input(), stream.output()];
     let before = before.map(|fd| fd.try_clone_to_owned().ok().zip(fd::is_nonblocking(fd).ok()));
-    let ended = proto::serve(stream, &Circumstances { pinned, opening: Opening::Peer, stop: shared.stop.as_fd() });
+    let ended = proto::serve(stream, &shared.circumstances(pinned, Opening::Peer));
     for (fd, nonblocking) in before.iter().flatten() {
         let _ = fd::set_nonblocking(fd.as_fd(), *nonblocking);
     }
@@ -241,14 +269,13 @@ fn accept(shared: &Arc<Shared>, listener: &Listener, pinned: Option<&'static Pro
 /// No thread could be started. The connection is closed.
 fn start(shared: &Arc<Shared>, stream: Stream, pinned: Option<&'static Protocol>) -> io::Result<()> {
     let Some(place) = Place::take(shared) else {
-        let why = format!("more connections than the limit of {CONNECTIONS_MAX}");
+        let why = format!("more connections than the limit of {}", shared.connections_max);
         log::warn!("refused a connection: {why}");
-        proto::refuse(&stream, &why);
+        proto::refuse(&stream, pinned, &why);
         return Ok(());
     };
     let serve = move || {
-        let circumstances = Circumstances { pinned, opening: Opening::Peer, stop: place.0.stop.as_fd() };
-        report(proto::serve(stream, &circumstances));
+        report(proto::serve(stream, &place.0.circumstances(pinned, Opening::Peer)));
     };
     thread::Builder::new().stack_size(STACK_BYTES).spawn(serve).map(drop)
 }

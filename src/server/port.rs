@@ -1,7 +1,7 @@
 //! Lines: bare ones, on which there are no connections, and those with a link, on which there are many.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
 use crate::link::acceptor;
-use crate::proto::{self, Circumstances, Opening, Protocol};
+use crate::proto::{self, Opening, Protocol};
 use crate::server::{self, Place, STACK_BYTES, Shared, report};
 use crate::stream::Stream;
 use crate::sys::{errno, fd};
@@ -41,7 +41,7 @@ pub fn start(
         while !place.0.stopped() {
             let opened = Instant::now();
             let served = match &link {
-                None => serve_bare(&path, pinned, stop),
+                None => serve_bare(&shared, &path, pinned),
                 Some(settings) => serve_link(&shared, &path, settings, pinned),
             };
             match served {
@@ -74,15 +74,15 @@ fn pause(in_vain: Duration) -> Duration {
 }
 
 /// Serves one peer. `false`: there may have been none, and the line may end at once again.
-fn serve_bare(path: &Path, pinned: Option<&'static Protocol>, stop: BorrowedFd) -> io::Result<bool> {
+fn serve_bare(shared: &Shared, path: &Path, pinned: Option<&'static Protocol>) -> io::Result<bool> {
     let line: Stream = port::open(path)?;
-    let peer = port::wait_for_peer(&line, stop)?;
+    let peer = port::wait_for_peer(&line, shared.stop.as_fd())?;
     if peer == Peer::Stop {
         return Ok(true);
     }
     // Noise must not choose a protocol on a line that has no connections.
     let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
-    let ended = proto::serve(line, &Circumstances { pinned, opening: Opening::Agent, stop })?;
+    let ended = proto::serve(line, &shared.circumstances(pinned, Opening::Agent))?;
     let was_used = ended == Ended::Regular;
     report(Ok(ended));
     Ok(peer == Peer::Came || was_used)

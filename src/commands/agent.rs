@@ -1,0 +1,52 @@
+//! `agent.*`: what the agent is, and what it offers.
+
+use serde_json::{Map, Value, json};
+
+use crate::commands::arguments::Arguments;
+use crate::commands::{Call, Command, Error, Reply};
+use crate::version;
+
+pub const PING: Command = Command {
+    name: "agent.ping",
+    summary: "answer, and nothing else",
+    arguments: "",
+    run: |arguments, _| arguments.finish().map(|()| Reply::default()),
+};
+
+pub const INFO: Command = Command {
+    name: "agent.info",
+    summary: "version, addresses, protocols and limits of the agent",
+    arguments: "",
+    run: info,
+};
+
+pub const COMMANDS: Command =
+    Command { name: "agent.commands", summary: "what the agent offers", arguments: "", run: commands };
+
+fn info(arguments: &mut Arguments, call: &Call) -> Result<Reply, Error> {
+    arguments.finish()?;
+    let about = call.table.about();
+    let limits: Map<String, Value> =
+        about.limits.iter().map(|(name, limit)| ((*name).to_owned(), Value::from(*limit))).collect();
+    Ok(Reply::of([
+        ("version", json!(version::VERSION)),
+        ("git", json!(version::GIT)),
+        ("target", json!(version::TARGET)),
+        ("pid", json!(std::process::id())),
+        ("uptime_seconds", json!(about.started.elapsed().as_secs())),
+        ("listeners", json!(about.listeners)),
+        ("protocols", json!(about.protocols)),
+        ("limits", Value::Object(limits)),
+    ]))
+}
+
+fn commands(arguments: &mut Arguments, call: &Call) -> Result<Reply, Error> {
+    arguments.finish()?;
+    let own = call
+        .table
+        .commands()
+        .iter()
+        .map(|command| json!({ "name": command.name, "summary": command.summary, "arguments": command.arguments }));
+    let registered = call.table.handlers().into_iter().map(|name| json!({ "name": name }));
+    Ok(Reply::of([("commands", own.chain(registered).collect())]))
+}

@@ -1,0 +1,138 @@
+//! The commands: named calls with JSON arguments and a JSON result. They know no protocol and no stream.
+//!
+//! A name is dotted, `family.verb`; the families are one file each. Arguments and results are members of an object, in lower case with
+//! underscores, units in the name. What a command cannot find out it names in its result under `missing`, and gives the rest.
+
+mod agent;
+pub mod arguments;
+pub mod table;
+
+use std::fmt;
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use serde_json::{Map, Value};
+
+use crate::commands::arguments::Arguments;
+use crate::commands::table::Table;
+use crate::sys::errno;
+
+/// One command.
+pub struct Command {
+    pub name: &'static str,
+    pub summary: &'static str,
+    /// One line an argument, as help prints them: name, what it is, what it is when it is missing. Empty: none.
+    pub arguments: &'static str,
+    /// Takes its arguments out of the first, and refuses what is left there before it does anything.
+    pub run: fn(&mut Arguments, &Call) -> Result<Reply, Error>,
+}
+
+/// How a call came about.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// Where the command was found.
+    pub table: &'a Table,
+    /// Hung up (poll(2) without events) when nobody waits for the result any more; a command that takes long then ends.
+    pub caller: Option<BorrowedFd<'a>>,
+    /// Readable once the agent shall end.
+    pub stop: Option<BorrowedFd<'a>>,
+}
+
+/// What a command gives.
+#[derive(Default)]
+pub struct Reply {
+    pub members: Map<String, Value>,
+    /// To be done once the reply is on its way, because nobody could send it afterwards.
+    pub afterwards: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Reply {
+    /// A reply of these members.
+    pub fn of<const N: usize>(members: [(&str, Value); N]) -> Reply {
+        let mut reply = Reply::default();
+        members.into_iter().for_each(|(name, value)| reply.put(name, value));
+        reply
+    }
+
+    /// Adds a member.
+    pub fn put(&mut self, name: &str, value: impl Into<Value>) {
+        self.members.insert(name.to_owned(), value.into());
+    }
+}
+
+/// Why a command has no result: one variant for what its caller can do about it. The text names the object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Error {
+    /// The system refused it, with a reason that is none of the others.
+    Failed(String),
+    UnknownArgument(String),
+    MissingArgument(String),
+    /// An argument that is not of the type or in the range that is wanted.
+    BadArgument(String),
+    /// What the command was to work on is not there.
+    NotFound(String),
+    Denied(String),
+    /// This system cannot do it at all.
+    Unsupported(String),
+    TimedOut(String),
+    /// The caller has gone or the agent ends.
+    Interrupted(String),
+}
+
+impl Error {
+    /// The number that stands for the variant, 1 to 18: `Status` on the wire. Numbers are never given out twice.
+    pub fn code(&self) -> u8 {
+        match self {
+            Error::Failed(_) => 1,
+            Error::UnknownArgument(_) => 10,
+            Error::MissingArgument(_) => 11,
+            Error::BadArgument(_) => 12,
+            Error::NotFound(_) => 14,
+            Error::Denied(_) => 15,
+            Error::Unsupported(_) => 16,
+            Error::TimedOut(_) => 17,
+            Error::Interrupted(_) => 18,
+        }
+    }
+
+    /// An error of the system, by its number; `what` is the operation with its object.
+    pub fn system(what: &str, error: &io::Error) -> Error {
+        let text = format!("{what}: {}", errno::describe(error));
+        match error.kind() {
+            io::ErrorKind::NotFound => Error::NotFound(text),
+            io::ErrorKind::PermissionDenied => Error::Denied(text),
+            io::ErrorKind::Unsupported => Error::Unsupported(text),
+            _ if error.raw_os_error() == Some(crate::sys::file::ESRCH) => Error::NotFound(text),
+            _ => Error::Failed(text),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let (Error::Failed(text)
+        | Error::UnknownArgument(text)
+        | Error::MissingArgument(text)
+        | Error::BadArgument(text)
+        | Error::NotFound(text)
+        | Error::Denied(text)
+        | Error::Unsupported(text)
+        | Error::TimedOut(text)
+        | Error::Interrupted(text)) = self;
+        f.write_str(text)
+    }
+}
+
+/// The commands that every agent has, in the order of their names.
+pub const BUILT_IN: [Command; 3] = [agent::COMMANDS, agent::INFO, agent::PING];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_dotted_and_stand_in_order_and_so_once() {
+        assert!(BUILT_IN.iter().all(|command| command.name.contains('.') && !command.summary.is_empty()));
+        assert!(BUILT_IN.is_sorted_by(|a, b| a.name < b.name));
+    }
+}

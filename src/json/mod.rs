@@ -1,0 +1,4 @@
+//! JSON that comes in pieces.
+
+pub mod scan;
+pub mod text;

@@ -1,0 +1,29 @@
+//! What all connections of an agent have in common.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::commands::table::Table;
+
+/// How long a request of the command monitor may take to arrive, from the connection on: upstream's default.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of the longest request of the command monitor. Upstream has no limit but the time; requests are names and a few options, and each
+/// connection of a small guest may hold one.
+pub const REQUEST_MAX: usize = 1 << 20;
+
+/// The commands, and what the protocols that call them bear.
+#[derive(Clone)]
+pub struct Settings {
+    pub commands: Arc<Table>,
+    pub request_timeout: Duration,
+    /// In bytes.
+    pub request_max: usize,
+}
+
+impl Settings {
+    /// The usual ones, with these commands.
+    pub fn with(commands: Table) -> Settings {
+        Settings { commands: Arc::new(commands), request_timeout: REQUEST_TIMEOUT, request_max: REQUEST_MAX }
+    }
+}
