@@ -6,7 +6,7 @@ pub mod settings;
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
 use crate::proto::settings::Settings;
@@ -22,6 +22,14 @@ pub struct Protocol {
     serve: fn(Stream, &[u8], &Circumstances) -> io::Result<Ended>,
     /// The message that tells a peer why it is not served.
     refusal: fn(&str) -> Vec<u8>,
+    patience: fn(&Settings) -> Option<Duration>,
+}
+
+impl Protocol {
+    /// How long a peer may be silent, from its connection on, before this protocol is to deal with it; `None`: as long as it likes.
+    pub fn patience(&self, settings: &Settings) -> Option<Duration> {
+        (self.patience)(settings)
+    }
 }
 
 /// Who speaks first.
@@ -50,8 +58,20 @@ pub struct Circumstances<'a> {
 
 /// All of them. What no protocol claims goes to the first, which says so in its own words.
 pub const PROTOCOLS: [Protocol; 2] = [
-    Protocol { name: "agentproto", begins_with: crate::wire::starts_frame, serve: cbor::serve, refusal: cbor::refusal },
-    Protocol { name: "google", begins_with: google::begins_with, serve: google::serve, refusal: google::refusal },
+    Protocol {
+        name: "agentproto",
+        begins_with: crate::wire::starts_frame,
+        serve: cbor::serve,
+        refusal: cbor::refusal,
+        patience: |_| None,
+    },
+    Protocol {
+        name: "google",
+        begins_with: google::begins_with,
+        serve: google::serve,
+        refusal: google::refusal,
+        patience: |settings| Some(settings.request_timeout),
+    },
 ];
 
 /// The protocol of that name.

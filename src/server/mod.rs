@@ -1,14 +1,15 @@
 //! The agent: listeners, one thread a connection, and the limit of connections.
 
+mod arrivals;
 mod listening;
 mod port;
+mod workers;
 
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
@@ -16,7 +17,9 @@ use crate::exec::HANG_UP_GRACE;
 use crate::notify;
 use crate::proto::settings::Settings;
 use crate::proto::{self, Circumstances, Opening, Protocol};
+use crate::server::arrivals::{Arrival, Arrivals, SILENT_MAX};
 use crate::server::listening::Listening;
+use crate::server::workers::Workers;
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::{errno, process, signal};
@@ -26,9 +29,6 @@ use crate::transport::{self, Addr, Carrier, Listener, vsock};
 /// Connections served at once. Each costs a thread, two descriptors and what its programs cost; the usual limit of 1,024 descriptors leaves
 /// three more to each.
 pub const CONNECTIONS_MAX: usize = 256;
-
-/// Bytes of stack of a connection's thread. The deepest path, decoding nested items up to their limit, takes about a tenth of it.
-const STACK_BYTES: usize = 256 << 10;
 
 /// How long to leave waiting connections alone when the system has no descriptor or thread for them.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -85,6 +85,7 @@ struct Shared {
     stop: OwnedFd,
     connections: Mutex<usize>,
     fewer: Condvar,
+    workers: Arc<Workers>,
 }
 
 /// A place among the connections, until it is dropped.
@@ -96,10 +97,14 @@ impl Shared {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Those of a connection that has just come.
-    fn circumstances(&self, pinned: Option<&'static Protocol>, opening: Opening) -> Circumstances<'_> {
-        let (stop, accepted) = (self.stop.as_fd(), Instant::now());
-        Circumstances { pinned, opening, stop, accepted, settings: &self.settings }
+    /// Those of a connection that came at this time.
+    fn circumstances(
+        &self,
+        pinned: Option<&'static Protocol>,
+        opening: Opening,
+        accepted: Instant,
+    ) -> Circumstances<'_> {
+        Circumstances { pinned, opening, stop: self.stop.as_fd(), accepted, settings: &self.settings }
     }
 
     fn stopped(&self) -> bool {
@@ -136,15 +141,15 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
     let stop = signal::into_pipe(&[signal::SIGTERM, signal::SIGINT]).map_err(Error::System)?;
     let Config { addrs, auto, settings, connections_max } = config;
     let (connections, fewer) = (Mutex::new(0), Condvar::new());
-    let shared = Arc::new(Shared { settings, connections_max, stop, connections, fewer });
+    let shared = Arc::new(Shared { settings, connections_max, stop, connections, fewer, workers: Arc::default() });
     if let Some(stdio) = addrs.iter().find(|addr| addr.carrier == Carrier::Stdio) {
         if addrs.len() > 1 || auto.is_some() {
             return Err(Error::Address("stdio: serves one connection and goes with no other address".into()));
         }
         return serve_stdio(&shared, protocol(stdio)?);
     }
-    let mut agent =
-        Agent { shared, listeners: Vec::new(), ways: auto.map(|console| Ways::new(console, Instant::now())) };
+    let ways = auto.map(|console| Ways::new(console, Instant::now()));
+    let mut agent = Agent { shared, listeners: Vec::new(), arrivals: Arrivals::default(), ways };
     // Threads come last: opening a socket changes the umask of the whole process for a moment.
     let (lines, others): (Vec<&Addr>, Vec<&Addr>) = addrs.iter().partition(|addr| addr.carrier.is_line());
     others.into_iter().chain(lines).try_for_each(|addr| agent.listen(addr))?;
@@ -168,7 +173,7 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     // The descriptors may be a terminal's or a shell's, who would be surprised by the engine's non-blocking mode later.
     let before = [stream.input(), stream.output()];
     let before = before.map(|fd| fd.try_clone_to_owned().ok().zip(fd::is_nonblocking(fd).ok()));
-    let ended = proto::serve(stream, &shared.circumstances(pinned, Opening::Peer));
+    let ended = proto::serve(stream, &shared.circumstances(pinned, Opening::Peer, Instant::now()));
     for (fd, nonblocking) in before.iter().flatten() {
         let _ = fd::set_nonblocking(fd.as_fd(), *nonblocking);
     }
@@ -186,6 +191,7 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
 struct Agent {
     shared: Arc<Shared>,
     listeners: Vec<Listening>,
+    arrivals: Arrivals,
     ways: Option<Ways>,
 }
 
@@ -223,20 +229,28 @@ impl Agent {
             set.watch(self.shared.stop.as_fd(), fd::READ);
             let places = self.listeners.iter().map(|listening| listening.watch().map(|fd| set.watch(fd, fd::READ)));
             let places: Vec<_> = places.collect();
+            let first_arrival = 1 + places.iter().flatten().count();
+            self.arrivals.watch(&mut set);
             let look = self.ways.as_ref().and_then(Ways::deadline);
-            let deadline = self.listeners.iter().filter_map(Listening::deadline).chain(look).min();
+            let silence = self.arrivals.deadline(&self.shared.settings);
+            let deadline = self.listeners.iter().filter_map(Listening::deadline).chain(look).chain(silence).min();
             set.wait(deadline.map(|until| until.saturating_duration_since(Instant::now())))?;
             if set.ready(0).readable {
                 return Ok(());
             }
             let now = Instant::now();
+            for arrival in self.arrivals.take(&set, first_arrival, &self.shared.settings, now) {
+                begin(&self.shared, arrival);
+            }
             for (listening, place) in self.listeners.iter_mut().zip(places) {
                 match place.map(|place| set.ready(place)) {
                     None => listening.open_if_due(now),
                     Some(ready) if listening.close_if_dead(ready, now) => {}
                     Some(ready) => {
-                        if let Some(listener) = listening.listener().filter(|_| ready.readable) {
-                            accept(&self.shared, listener, listening.pinned);
+                        if let Some(listener) = listening.listener().filter(|_| ready.readable)
+                            && let Some(stream) = accept(&self.shared, listener)
+                        {
+                            welcome(&self.shared, &mut self.arrivals, stream, listening.pinned);
                         }
                     }
                 }
@@ -246,18 +260,37 @@ impl Agent {
     }
 }
 
-fn accept(shared: &Arc<Shared>, listener: &Listener, pinned: Option<&'static Protocol>) {
-    let stream = match listener.accept() {
-        Ok(stream) => stream,
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => return,
+/// The next connection of a listener.
+fn accept(shared: &Shared, listener: &Listener) -> Option<Stream> {
+    match listener.accept() {
+        Ok(stream) => Some(stream),
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => None,
         Err(error) => {
             // The connection stays in the queue; without the pause poll would offer it again at once, for ever.
             log::error!("accept: {}", errno::describe(&error));
             let _ = fd::wait_for(shared.stop.as_fd(), fd::READ, Some(EXHAUSTED_PAUSE));
-            return;
+            None
         }
-    };
-    if let Err(error) = start(shared, stream, pinned) {
+    }
+}
+
+/// Serves a connection that has said something, and lets one wait that has not.
+fn welcome(shared: &Arc<Shared>, arrivals: &mut Arrivals, stream: Stream, pinned: Option<&'static Protocol>) {
+    let arrival = Arrival { stream, pinned, accepted: Instant::now() };
+    let ready = fd::wait_for(arrival.stream.input(), fd::READ, Some(Duration::ZERO));
+    if ready.is_ok_and(|ready| ready.readable) {
+        return begin(shared, arrival);
+    }
+    if let Some(oldest) = arrivals.push(arrival) {
+        let why = format!("more than {SILENT_MAX} connections say nothing");
+        log::warn!("refused the oldest connection: {why}");
+        proto::refuse(&oldest.stream, oldest.pinned, &why);
+    }
+}
+
+/// Serves a connection, or waits a moment when the system has no thread for it.
+fn begin(shared: &Arc<Shared>, arrival: Arrival) {
+    if let Err(error) = start(shared, arrival) {
         log::error!("start a thread: {}", errno::describe(&error));
         let _ = fd::wait_for(shared.stop.as_fd(), fd::READ, Some(EXHAUSTED_PAUSE));
     }
@@ -267,17 +300,16 @@ fn accept(shared: &Arc<Shared>, listener: &Listener, pinned: Option<&'static Pro
 ///
 /// # Errors
 /// No thread could be started. The connection is closed.
-fn start(shared: &Arc<Shared>, stream: Stream, pinned: Option<&'static Protocol>) -> io::Result<()> {
+fn start(shared: &Arc<Shared>, arrival: Arrival) -> io::Result<()> {
+    let Arrival { stream, pinned, accepted } = arrival;
     let Some(place) = Place::take(shared) else {
         let why = format!("more connections than the limit of {}", shared.connections_max);
         log::warn!("refused a connection: {why}");
         proto::refuse(&stream, pinned, &why);
         return Ok(());
     };
-    let serve = move || {
-        report(proto::serve(stream, &place.0.circumstances(pinned, Opening::Peer)));
-    };
-    thread::Builder::new().stack_size(STACK_BYTES).spawn(serve).map(drop)
+    let serve = move || report(proto::serve(stream, &place.0.circumstances(pinned, Opening::Peer, accepted)));
+    shared.workers.start(Box::new(serve))
 }
 
 /// A connection's end is one line of the log, if it is worth one.

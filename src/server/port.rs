@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use crate::engine::Ended;
 use crate::link::acceptor;
 use crate::proto::{self, Opening, Protocol};
-use crate::server::{self, Place, STACK_BYTES, Shared, report};
+use crate::server::arrivals::Arrival;
+use crate::server::workers::STACK_BYTES;
+use crate::server::{self, Place, Shared, report};
 use crate::stream::Stream;
 use crate::sys::{errno, fd};
 use crate::transport::port::{self, Peer};
@@ -82,7 +84,7 @@ fn serve_bare(shared: &Shared, path: &Path, pinned: Option<&'static Protocol>) -
     }
     // Noise must not choose a protocol on a line that has no connections.
     let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
-    let ended = proto::serve(line, &shared.circumstances(pinned, Opening::Agent))?;
+    let ended = proto::serve(line, &shared.circumstances(pinned, Opening::Agent, Instant::now()))?;
     let was_used = ended == Ended::Regular;
     report(Ok(ended));
     Ok(peer == Peer::Came || was_used)
@@ -102,7 +104,8 @@ fn serve_link(
         return Ok(true);
     }
     let mut accept = |stream| {
-        if let Err(error) = server::start(shared, stream, pinned) {
+        let arrival = Arrival { stream, pinned, accepted: Instant::now() };
+        if let Err(error) = server::start(shared, arrival) {
             log::error!("start a thread: {}", errno::describe(&error));
         }
     };

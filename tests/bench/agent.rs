@@ -69,8 +69,17 @@ impl Agent {
         self.child.id()
     }
 
+    /// A file of that name in its folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.path("agent.sock")
+    }
+
     pub fn connect(&self) -> Connection {
-        let address = format!("unix:{}", self.folder.join("agent.sock").display()).parse().expect("an address");
+        let address = format!("unix:{}", self.socket().display()).parse().expect("an address");
         Connection::open(transport::connect(&address).expect("the agent listens"))
     }
 

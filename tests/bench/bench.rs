@@ -12,6 +12,7 @@ mod guest;
 mod line;
 mod link;
 mod memory;
+mod monitor;
 mod programs;
 #[path = "../support/weather.rs"]
 mod weather;
@@ -53,13 +54,16 @@ struct Row {
     must: Must,
 }
 
-const ROWS: [Row; 20] = [
+const ROWS: [Row; 23] = [
     Row { what: "exec, fresh connection", measure: programs::on_a_fresh_connection, must: Must::AtMost(2.0) },
     Row { what: "exec, open connection", measure: programs::on_an_open_connection, must: Must::AtMost(1.5) },
     Row { what: "stdout of head -c 1G", measure: programs::output, must: Must::AtLeast(0.8) },
     Row { what: "file read, 256 MiB", measure: files::read, must: Must::AtLeast(0.7) },
     Row { what: "file write, 256 MiB", measure: files::write, must: Must::AtLeast(0.7) },
     Row { what: "stat round trip", measure: files::stat, must: Must::AtMost(2.0) },
+    Row { what: "agent.ping, fresh", measure: monitor::ping, must: Must::AtMost(2.0) },
+    Row { what: "agent.ping, 64 at once", measure: monitor::many_at_once, must: Must::AtMost(50.0) },
+    Row { what: "peak RSS, bad requests", measure: monitor::bad_requests, must: Must::Bytes(16 << 20) },
     Row { what: "link on a pty", measure: link::one_channel, must: Must::AtLeast(0.25) },
     Row { what: "link on a pty, MiB/s", measure: link::one_channel_rate, must: Must::AtLeast(25.0) },
     Row { what: "link, 16 channels out", measure: link::many_channels_out, must: Must::AtLeast(0.8) },

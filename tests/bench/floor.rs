@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::link;
+use crate::{link, monitor};
 
 /// Bytes of one read or write.
 pub const CHUNK: usize = 256 << 10;
@@ -23,7 +23,7 @@ pub struct Partner {
 }
 
 impl Partner {
-    /// Starts this program in a role: `echo`, `send:PATH`, `receive:PATH`, `accept:PATH` or `write:PATH`.
+    /// Starts this program in a role: `echo`, `send:PATH`, `receive:PATH`, `accept:PATH`, `close:PATH` or `write:PATH`.
     pub fn start(role: &str) -> Partner {
         let (socket, theirs) = UnixStream::pair().expect("a socket pair");
         let own = std::env::current_exe().expect("the path of this program");
@@ -47,6 +47,7 @@ pub fn play(role: &str) {
         Some(("send", path)) => send(socket, Path::new(path)),
         Some(("receive", path)) => receive(socket, Path::new(path)),
         Some(("accept", path)) => link::accept(Path::new(path)),
+        Some(("close", path)) => monitor::accept_and_close(Path::new(path)),
         Some(("write", path)) => link::write_bare(Path::new(path)),
         _ => echo(socket),
     }

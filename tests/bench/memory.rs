@@ -10,7 +10,7 @@ use crate::{Measured, Skipped};
 /// How long process 1 may take to have started its agent, and an agent to be done with a connection.
 const SETTLE: Duration = Duration::from_secs(5);
 
-fn size(bytes: u64) -> Measured {
+pub fn size(bytes: u64) -> Measured {
     Measured { ours: format!("{bytes} B"), floor: "-".to_owned(), value: bytes as f64 }
 }
 
@@ -18,6 +18,13 @@ fn size(bytes: u64) -> Measured {
 fn resident(pid: u32) -> Option<u64> {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let line = rollup.lines().find(|line| line.starts_with("Rss:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
+}
+
+/// The most bytes that were ever resident, in steps of the kernel's counters.
+pub fn peak(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
 }
 
