@@ -3,3 +3,4 @@
 //! The rules are those of Go's `encoding/json`, whose peers we speak to (specification of google-command, sections 4 and 6).
 
 pub mod scan;
+pub mod text;
