@@ -13,7 +13,7 @@
 //! | [`wire`] | the messages of both directions, as CBOR |
 //! | [`cpio`] | archives that a kernel unpacks |
 //! | [`crc`] | the sum that frames and archives are checked with |
-//! | [`json`] | JSON that comes in pieces |
+//! | [`json`] | where a JSON text ends, and what its strings say |
 //! | [`version`] | what this program is |
 //! | [`stream`] | two descriptors, and the buffers on both sides of them |
 //! | [`link`] | many streams over one serial line that loses nothing |

@@ -8,13 +8,14 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 23] = [
+const TABLE: [(&str, u32, &[&str]); 22] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
     ("json", 0, &[]),
     // The sum that frames on a line and gzip files have in common.
     ("crc", 0, &[]),
+    ("json", 0, &[]),
     // Constants of the build.
     ("version", 0, &[]),
     ("stream", 1, &["sys"]),

@@ -1,4 +1,6 @@
-//! JSON that comes in pieces.
+//! JSON without a tree: where a text ends that comes in pieces, and what its strings say.
+//!
+//! The rules are those of Go's `encoding/json`, whose peers we speak to (specification of google-command, sections 4 and 6).
 
 pub mod scan;
 pub mod text;
