@@ -15,7 +15,6 @@ const TABLE: [(&str, u32, &[&str]); 22] = [
     ("json", 0, &[]),
     // The sum that frames on a line and gzip files have in common.
     ("crc", 0, &[]),
-    ("json", 0, &[]),
     // Constants of the build.
     ("version", 0, &[]),
     ("stream", 1, &["sys"]),
