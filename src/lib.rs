@@ -49,7 +49,7 @@
 //! let agent = std::thread::spawn(move || {
 //!     let settings = &Settings::with(Table::of_agent());
 //!     let (accepted, stop) = (std::time::Instant::now(), stop.as_fd());
-//!     proto::serve(theirs, &Circumstances { pinned: None, opening: Opening::Peer, stop, accepted, settings })
+//!     proto::serve(theirs, &[], &Circumstances { pinned: None, opening: Opening::Peer, stop, accepted, settings })
 //! });
 //! let mut connection = Connection::open(ours);
 //! let output = connection.output(["sh", "-c", "echo hello; exit 3"])?;

@@ -123,6 +123,9 @@ impl fmt::Display for Error {
     }
 }
 
+/// Those that only compute, and so may be run where whoever waits holds up everybody: with them a host asks often whether the agent lives.
+pub const AT_ONCE: [&str; 2] = ["agent.info", "agent.ping"];
+
 /// The commands that every agent has, in the order of their names.
 pub const BUILT_IN: [Command; 3] = [agent::COMMANDS, agent::INFO, agent::PING];
 
@@ -133,6 +136,7 @@ mod tests {
     #[test]
     fn names_are_dotted_and_stand_in_order_and_so_once() {
         assert!(BUILT_IN.iter().all(|command| command.name.contains('.') && !command.summary.is_empty()));
+        assert!(AT_ONCE.iter().all(|name| BUILT_IN.iter().any(|command| command.name == *name)));
         assert!(BUILT_IN.is_sorted_by(|a, b| a.name < b.name));
     }
 }

@@ -31,7 +31,7 @@ pub fn serve(line: &Stream, stop: BorrowedFd, quiet: bool, accept: &mut dyn FnMu
         }
         while let Some(id) = pump.link.take_opened() {
             match pump.local(id) {
-                Ok(theirs) if !stopping => accept(Stream::over_socket(theirs)),
+                Ok(theirs) if !stopping => accept(Stream::over(theirs)),
                 _ => pump.link.mux().reset(id, Reason::NoRoom),
             }
         }

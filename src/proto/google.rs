@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use crate::commands::arguments::Arguments;
 use crate::commands::table::{Entry, Handler};
-use crate::commands::{Call, Command, Error, Reply};
+use crate::commands::{AT_ONCE, Call, Command, Error, Reply};
 use crate::engine::Ended;
 use crate::json::scan::Scanner;
 use crate::json::text;
@@ -54,6 +54,9 @@ const NO_PLACE: u8 = 108;
 
 /// Bytes of one read. Requests are short; long ones come in as many reads as they need.
 const READ_BYTES: usize = 16 << 10;
+
+/// Bytes of one read of what is not wanted. Seldom anything is there, and it is looked for in every connection.
+const DISCARD_BYTES: usize = 2 << 10;
 
 /// How long a client may leave us waiting for room for its response, before it counts as gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
@@ -101,9 +104,7 @@ pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::
             let mut answer = answer(&request, &name, &stream, circumstances);
             drop(request);
             let sent = send(&stream, &answer.bytes, circumstances.stop);
-            // Nothing may be left unread at the end, or the kernel resets the connection and the client may lose its response.
-            let _ = fd::shutdown(stream.input());
-            discard(&stream);
+            finish(&stream);
             drop(stream);
             if let Some(afterwards) = answer.afterwards.take() {
                 afterwards();
@@ -122,6 +123,27 @@ pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::
             Ok(Ended::Unused)
         }
     }
+}
+
+/// Answers a request that is whole already and whose command only computes.
+pub fn at_once(stream: &Stream, head: &[u8], circumstances: &Circumstances) -> bool {
+    let mut scanner = Scanner::object(MEMBER);
+    let Ok(Some(end)) = scanner.feed(head) else { return false };
+    let name = scanner.found().map(|range| text::unquote(&head[range])).unwrap_or_default();
+    if !AT_ONCE.contains(&name.as_str()) || end > circumstances.settings.request_max {
+        return false;
+    }
+    let answer = answer(&head[..end], &name, stream, circumstances);
+    // Nothing stands in the way of so few bytes on a new socket; and a client that has gone misses nothing.
+    let _ = fd::send_now(stream.output(), &answer.bytes);
+    finish(stream);
+    true
+}
+
+/// Leaves nothing unread at the end, or the kernel resets the connection and the client may lose its response.
+fn finish(stream: &Stream) {
+    let _ = fd::shutdown(stream.input());
+    discard(stream);
 }
 
 /// Reads one request: its text and the name of its command.
@@ -281,7 +303,7 @@ fn drain(stream: &Stream, stop: BorrowedFd) -> io::Result<()> {
 
 /// Takes in what is there. True when it was the last.
 fn discard(stream: &Stream) -> bool {
-    let mut buffer = [0; READ_BYTES];
+    let mut buffer = [0; DISCARD_BYTES];
     let deadline = Instant::now() + DRAIN_PATIENCE;
     loop {
         match fd::read(stream.input(), &mut buffer) {

@@ -20,6 +20,7 @@ pub struct Protocol {
     /// Whether a connection that begins with this byte speaks it. No byte may begin two protocols.
     pub begins_with: fn(u8) -> bool,
     serve: fn(Stream, &[u8], &Circumstances) -> io::Result<Ended>,
+    at_once: fn(&Stream, &[u8], &Circumstances) -> bool,
     /// The message that tells a peer why it is not served.
     refusal: fn(&str) -> Vec<u8>,
     patience: fn(&Settings) -> Option<Duration>,
@@ -42,7 +43,7 @@ pub enum Opening {
 }
 
 /// Bytes of a connection that are read before its protocol is known: one is enough, and most first messages are whole in these.
-const HEAD_BYTES: usize = 512;
+pub const HEAD_BYTES: usize = 512;
 
 /// How a connection came about.
 pub struct Circumstances<'a> {
@@ -62,6 +63,7 @@ pub const PROTOCOLS: [Protocol; 2] = [
         name: "agentproto",
         begins_with: crate::wire::starts_frame,
         serve: cbor::serve,
+        at_once: |_, _, _| false,
         refusal: cbor::refusal,
         patience: |_| None,
     },
@@ -69,6 +71,7 @@ pub const PROTOCOLS: [Protocol; 2] = [
         name: "google",
         begins_with: google::begins_with,
         serve: google::serve,
+        at_once: google::at_once,
         refusal: google::refusal,
         patience: |settings| Some(settings.request_timeout),
     },
@@ -79,13 +82,19 @@ pub fn by_name(name: &str) -> Option<&'static Protocol> {
     PROTOCOLS.iter().find(|protocol| protocol.name == name)
 }
 
-/// Serves one connection to its end, with the pinned protocol or with the one that its first byte chooses.
+/// The protocol of a connection that begins with these bytes.
+fn chosen(head: &[u8], circumstances: &Circumstances) -> &'static Protocol {
+    let claims = |protocol: &&Protocol| head.first().is_some_and(|byte| (protocol.begins_with)(*byte));
+    circumstances.pinned.or_else(|| PROTOCOLS.iter().find(claims)).unwrap_or(&PROTOCOLS[0])
+}
+
+/// Serves one connection to its end, with the pinned protocol or with the one that its first byte chooses. `head` has been read from it.
 ///
 /// # Errors
 /// Those of the stream itself.
-pub fn serve(stream: Stream, circumstances: &Circumstances) -> io::Result<Ended> {
-    if let Some(protocol) = circumstances.pinned {
-        return (protocol.serve)(stream, &[], circumstances);
+pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
+    if circumstances.pinned.is_some() || !head.is_empty() {
+        return (chosen(head, circumstances).serve)(stream, head, circumstances);
     }
     let mut set = PollSet::default();
     set.watch(circumstances.stop, fd::READ);
@@ -99,8 +108,13 @@ pub fn serve(stream: Stream, circumstances: &Circumstances) -> io::Result<Ended>
     let mut buffer = [0; HEAD_BYTES];
     let count = fd::read(stream.input(), &mut buffer)?;
     let head = &buffer[..count];
-    let claimed = PROTOCOLS.iter().find(|protocol| head.first().is_some_and(|byte| (protocol.begins_with)(*byte)));
-    (claimed.unwrap_or(&PROTOCOLS[0]).serve)(stream, head, circumstances)
+    (chosen(head, circumstances).serve)(stream, head, circumstances)
+}
+
+/// Serves a connection on a new socket if that can be done without waiting for anything. `false`: it is to be served, and nothing has been
+/// written yet.
+pub fn serve_at_once(stream: &Stream, head: &[u8], circumstances: &Circumstances) -> bool {
+    (chosen(head, circumstances).at_once)(stream, head, circumstances)
 }
 
 /// Tells a peer in one message why it is not served.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
@@ -83,16 +83,23 @@ struct Shared {
     connections_max: usize,
     /// Readable once the agent shall end; nobody ever reads it.
     stop: OwnedFd,
-    connections: Mutex<usize>,
+    connections: Mutex<Connections>,
     fewer: Condvar,
     workers: Arc<Workers>,
+}
+
+#[derive(Default)]
+struct Connections {
+    count: usize,
+    /// Somebody waits until there are none.
+    are_awaited: bool,
 }
 
 /// A place among the connections, until it is dropped.
 struct Place(Arc<Shared>);
 
 impl Shared {
-    fn count(&self) -> std::sync::MutexGuard<'_, usize> {
+    fn connections(&self) -> MutexGuard<'_, Connections> {
         // A thread that panicked has still counted right.
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,9 +121,9 @@ impl Shared {
 
 impl Place {
     fn take(shared: &Arc<Shared>) -> Option<Place> {
-        let mut count = shared.count();
-        (*count < shared.connections_max).then(|| {
-            *count += 1;
+        let mut connections = shared.connections();
+        (connections.count < shared.connections_max).then(|| {
+            connections.count += 1;
             Place(Arc::clone(shared))
         })
     }
@@ -124,8 +131,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        *self.0.count() -= 1;
-        self.0.fewer.notify_all();
+        let mut connections = self.0.connections();
+        connections.count -= 1;
+        // To wake nobody is a system call too.
+        if connections.are_awaited {
+            self.0.fewer.notify_all();
+        }
     }
 }
 
@@ -140,7 +151,7 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
     let _ = process::raise_descriptor_limit();
     let stop = signal::into_pipe(&[signal::SIGTERM, signal::SIGINT]).map_err(Error::System)?;
     let Config { addrs, auto, settings, connections_max } = config;
-    let (connections, fewer) = (Mutex::new(0), Condvar::new());
+    let (connections, fewer) = (Mutex::default(), Condvar::new());
     let shared = Arc::new(Shared { settings, connections_max, stop, connections, fewer, workers: Arc::default() });
     if let Some(stdio) = addrs.iter().find(|addr| addr.carrier == Carrier::Stdio) {
         if addrs.len() > 1 || auto.is_some() {
@@ -173,7 +184,7 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     // The descriptors may be a terminal's or a shell's, who would be surprised by the engine's non-blocking mode later.
     let before = [stream.input(), stream.output()];
     let before = before.map(|fd| fd.try_clone_to_owned().ok().zip(fd::is_nonblocking(fd).ok()));
-    let ended = proto::serve(stream, &shared.circumstances(pinned, Opening::Peer, Instant::now()));
+    let ended = proto::serve(stream, &[], &shared.circumstances(pinned, Opening::Peer, Instant::now()));
     for (fd, nonblocking) in before.iter().flatten() {
         let _ = fd::set_nonblocking(fd.as_fd(), *nonblocking);
     }
@@ -240,7 +251,10 @@ impl Agent {
             }
             let now = Instant::now();
             for arrival in self.arrivals.take(&set, first_arrival, &self.shared.settings, now) {
-                begin(&self.shared, arrival);
+                let mut head = [0; proto::HEAD_BYTES];
+                // Nothing has come from one that is late, and an error will be met again.
+                let count = fd::receive_now(arrival.stream.input(), &mut head).unwrap_or_default();
+                begin(&self.shared, arrival, &head[..count]);
             }
             for (listening, place) in self.listeners.iter_mut().zip(places) {
                 match place.map(|place| set.ready(place)) {
@@ -277,9 +291,11 @@ fn accept(shared: &Shared, listener: &Listener) -> Option<Stream> {
 /// Serves a connection that has said something, and lets one wait that has not.
 fn welcome(shared: &Arc<Shared>, arrivals: &mut Arrivals, stream: Stream, pinned: Option<&'static Protocol>) {
     let arrival = Arrival { stream, pinned, accepted: Instant::now() };
-    let ready = fd::wait_for(arrival.stream.input(), fd::READ, Some(Duration::ZERO));
-    if ready.is_ok_and(|ready| ready.readable) {
-        return begin(shared, arrival);
+    let mut head = [0; proto::HEAD_BYTES];
+    match fd::receive_now(arrival.stream.input(), &mut head) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        Ok(count) => return begin(shared, arrival, &head[..count]),
+        Err(_) => return,
     }
     if let Some(oldest) = arrivals.push(arrival) {
         let why = format!("more than {SILENT_MAX} connections say nothing");
@@ -288,9 +304,13 @@ fn welcome(shared: &Arc<Shared>, arrivals: &mut Arrivals, stream: Stream, pinned
     }
 }
 
-/// Serves a connection, or waits a moment when the system has no thread for it.
-fn begin(shared: &Arc<Shared>, arrival: Arrival) {
-    if let Err(error) = start(shared, arrival) {
+/// Serves a connection of which this has been read, or waits a moment when the system has no thread for it.
+fn begin(shared: &Arc<Shared>, arrival: Arrival, head: &[u8]) {
+    let circumstances = shared.circumstances(arrival.pinned, Opening::Peer, arrival.accepted);
+    if !head.is_empty() && proto::serve_at_once(&arrival.stream, head, &circumstances) {
+        return;
+    }
+    if let Err(error) = start(shared, arrival, head.to_vec()) {
         log::error!("start a thread: {}", errno::describe(&error));
         let _ = fd::wait_for(shared.stop.as_fd(), fd::READ, Some(EXHAUSTED_PAUSE));
     }
@@ -300,7 +320,7 @@ fn begin(shared: &Arc<Shared>, arrival: Arrival) {
 ///
 /// # Errors
 /// No thread could be started. The connection is closed.
-fn start(shared: &Arc<Shared>, arrival: Arrival) -> io::Result<()> {
+fn start(shared: &Arc<Shared>, arrival: Arrival, head: Vec<u8>) -> io::Result<()> {
     let Arrival { stream, pinned, accepted } = arrival;
     let Some(place) = Place::take(shared) else {
         let why = format!("more connections than the limit of {}", shared.connections_max);
@@ -308,7 +328,7 @@ fn start(shared: &Arc<Shared>, arrival: Arrival) -> io::Result<()> {
         proto::refuse(&stream, pinned, &why);
         return Ok(());
     };
-    let serve = move || report(proto::serve(stream, &place.0.circumstances(pinned, Opening::Peer, accepted)));
+    let serve = move || report(proto::serve(stream, &head, &place.0.circumstances(pinned, Opening::Peer, accepted)));
     shared.workers.start(Box::new(serve))
 }
 
@@ -326,5 +346,7 @@ fn report(ended: io::Result<Ended>) {
 /// Waits until the connections, which see the stop themselves, have ended their programs.
 fn wait_for_connections(shared: &Shared) {
     let patience = HANG_UP_GRACE + Duration::from_secs(1);
-    let _ = shared.fewer.wait_timeout_while(shared.count(), patience, |count| *count > 0);
+    let mut connections = shared.connections();
+    connections.are_awaited = true;
+    let _ = shared.fewer.wait_timeout_while(connections, patience, |connections| connections.count > 0);
 }

@@ -84,7 +84,7 @@ fn serve_bare(shared: &Shared, path: &Path, pinned: Option<&'static Protocol>) -
     }
     // Noise must not choose a protocol on a line that has no connections.
     let pinned = pinned.or_else(|| proto::PROTOCOLS.first());
-    let ended = proto::serve(line, &shared.circumstances(pinned, Opening::Agent, Instant::now()))?;
+    let ended = proto::serve(line, &[], &shared.circumstances(pinned, Opening::Agent, Instant::now()))?;
     let was_used = ended == Ended::Regular;
     report(Ok(ended));
     Ok(peer == Peer::Came || was_used)
@@ -105,7 +105,7 @@ fn serve_link(
     }
     let mut accept = |stream| {
         let arrival = Arrival { stream, pinned, accepted: Instant::now() };
-        if let Err(error) = server::start(shared, arrival) {
+        if let Err(error) = server::start(shared, arrival, Vec::new()) {
             log::error!("start a thread: {}", errno::describe(&error));
         }
     };

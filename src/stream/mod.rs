@@ -55,9 +55,13 @@ impl Stream {
     /// The same, over a socket whose buffer is made to hold a whole chunk, so that bulk data goes in one write(2) and comes in one read(2).
     pub fn over_socket(socket: impl Into<OwnedFd>) -> Stream {
         let stream = Stream::over(socket);
-        // Refused for what is no socket after all; then it stays as it is.
-        let _ = fd::set_send_buffer(stream.output(), SEND_BUFFER);
+        stream.enlarge();
         stream
+    }
+
+    /// Makes the buffer of a socket hold a whole chunk; what is no socket stays as it is.
+    pub fn enlarge(&self) {
+        let _ = fd::set_send_buffer(self.output(), SEND_BUFFER);
     }
 
     /// A stream over two pipes, or what else has one direction each.

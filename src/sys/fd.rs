@@ -58,6 +58,13 @@ pub fn send_now(fd: BorrowedFd, bytes: &[u8]) -> io::Result<usize> {
     retry(|| check_size(unsafe { libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) }))
 }
 
+/// recv(2) with MSG_DONTWAIT: as `read`, and it never blocks. ENOTSOCK for anything but a socket.
+pub fn receive_now(fd: BorrowedFd, into: &mut [u8]) -> io::Result<usize> {
+    let (start, length) = (into.as_mut_ptr().cast(), into.len());
+    // SAFETY: the pointer and the length are those of one exclusive slice.
+    retry(|| check_size(unsafe { libc::recv(fd.as_raw_fd(), start, length, libc::MSG_DONTWAIT) }))
+}
+
 /// Most slices that one `write_vectored` takes; the kernel's own limit is 1,024.
 pub const VECTORS_MAX: usize = 16;
 

@@ -43,7 +43,7 @@ impl Listener {
     /// The next connection; `WouldBlock` when there is none.
     pub fn accept(&self) -> io::Result<Stream> {
         let (socket, _) = self.socket.accept()?;
-        Ok(Stream::over_socket(socket))
+        Ok(Stream::over(socket))
     }
 }
 

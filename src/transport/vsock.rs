@@ -49,7 +49,7 @@ impl Listener {
     pub fn accept(&self) -> io::Result<Stream> {
         let (socket, cid) = vsock::accept(self.socket.as_fd())?;
         if self.peers.include(cid) {
-            return Ok(Stream::over_socket(socket));
+            return Ok(Stream::over(socket));
         }
         log::warn!("refused a connection from CID {cid}: it may not connect");
         Err(io::ErrorKind::WouldBlock.into())

@@ -66,6 +66,7 @@ struct Agent {
 /// # Errors
 /// Those of the stream. A client that breaks the protocol is no error but `Ended::Broken`.
 pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
+    stream.enlarge();
     let mut agent = Agent {
         phase: Phase::First,
         scanner: Scanner::new(ITEM_MAX),
