@@ -12,11 +12,11 @@ use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::engine::Ended;
+use crate::engine::{Ended, PROGRAMS_MAX};
 use crate::exec::HANG_UP_GRACE;
 use crate::notify;
 use crate::proto::settings::Settings;
-use crate::proto::{self, Circumstances, Opening, Protocol};
+use crate::proto::{self, Circumstances, Opening, PROTOCOLS, Protocol};
 use crate::server::arrivals::{Arrival, Arrivals, SILENT_MAX};
 use crate::server::listening::Listening;
 use crate::server::workers::Workers;
@@ -114,6 +114,22 @@ impl Shared {
         Circumstances { pinned, opening, stop: self.stop.as_fd(), accepted, settings: &self.settings }
     }
 
+    /// Lets the agent's commands say what it is. What its lines and sockets are is added as they are opened.
+    fn introduce(&self) {
+        let settings = &self.settings;
+        let bytes = |count: usize| count as u64;
+        settings.commands.describe(|about| {
+            about.protocols = PROTOCOLS.iter().map(|protocol| protocol.name).collect();
+            about.limits = vec![
+                ("connections", bytes(self.connections_max)),
+                ("connections_that_say_nothing", bytes(SILENT_MAX)),
+                ("programs_on_a_connection", bytes(PROGRAMS_MAX)),
+                ("request_bytes", bytes(settings.request_max)),
+                ("request_milliseconds", settings.request_timeout.as_millis() as u64),
+            ];
+        });
+    }
+
     fn stopped(&self) -> bool {
         fd::wait_for(self.stop.as_fd(), fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable)
     }
@@ -149,6 +165,8 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
     // Old kernels lack the one, a strict sandbox may forbid the other; both only make the agent better.
     let _ = fd::close_on_exec_from_3();
     let _ = process::raise_descriptor_limit();
+    // Else whoever connects is pushed aside before it has sent its request, and each connection costs two wake-ups.
+    let _ = process::be_patient();
     let stop = signal::into_pipe(&[signal::SIGTERM, signal::SIGINT]).map_err(Error::System)?;
     let Config { addrs, auto, settings, connections_max } = config;
     let (connections, fewer) = (Mutex::default(), Condvar::new());
@@ -157,8 +175,11 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
         if addrs.len() > 1 || auto.is_some() {
             return Err(Error::Address("stdio: serves one connection and goes with no other address".into()));
         }
+        shared.introduce();
+        shared.settings.commands.describe(|about| about.listeners.push(stdio.to_string()));
         return serve_stdio(&shared, protocol(stdio)?);
     }
+    shared.introduce();
     let ways = auto.map(|console| Ways::new(console, Instant::now()));
     let mut agent = Agent { shared, listeners: Vec::new(), arrivals: Arrivals::default(), ways };
     // Threads come last: opening a socket changes the umask of the whole process for a moment.
@@ -218,7 +239,9 @@ impl Agent {
                 Ok(())
             }
         };
-        started.map_err(Error::System)
+        started.map_err(Error::System)?;
+        self.shared.settings.commands.describe(|about| about.listeners.push(addr.to_string()));
+        Ok(())
     }
 
     /// Serves the ways into the machine that have come.
