@@ -1,6 +1,7 @@
 //! The agent: listeners, one thread a connection, and the limit of connections.
 
 mod arrivals;
+mod connections;
 mod listening;
 mod port;
 mod workers;
@@ -9,17 +10,16 @@ use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::engine::{Ended, PROGRAMS_MAX};
-use crate::exec::HANG_UP_GRACE;
+use crate::engine::Ended;
 use crate::notify;
 use crate::proto::settings::Settings;
-use crate::proto::{self, Circumstances, Opening, PROTOCOLS, Protocol};
+use crate::proto::{self, Opening, Protocol};
 use crate::server::arrivals::{Arrival, Arrivals, SILENT_MAX};
+use crate::server::connections::Shared;
 use crate::server::listening::Listening;
-use crate::server::workers::Workers;
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::{errno, process, signal};
@@ -77,87 +77,8 @@ impl Config {
     }
 }
 
-/// What the threads of an agent share: the settings, the limit, and the wish to end.
-struct Shared {
-    settings: Settings,
-    connections_max: usize,
-    /// Readable once the agent shall end; nobody ever reads it.
-    stop: OwnedFd,
-    connections: Mutex<Connections>,
-    fewer: Condvar,
-    workers: Arc<Workers>,
-}
-
-#[derive(Default)]
-struct Connections {
-    count: usize,
-    /// Somebody waits until there are none.
-    are_awaited: bool,
-}
-
-/// A place among the connections, until it is dropped.
-struct Place(Arc<Shared>);
-
-impl Shared {
-    fn connections(&self) -> MutexGuard<'_, Connections> {
-        // A thread that panicked has still counted right.
-        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Those of a connection that came at this time.
-    fn circumstances(
-        &self,
-        pinned: Option<&'static Protocol>,
-        opening: Opening,
-        accepted: Instant,
-    ) -> Circumstances<'_> {
-        Circumstances { pinned, opening, stop: self.stop.as_fd(), accepted, settings: &self.settings }
-    }
-
-    /// Lets the agent's commands say what it is. What its lines and sockets are is added as they are opened.
-    fn introduce(&self) {
-        let settings = &self.settings;
-        let bytes = |count: usize| count as u64;
-        settings.commands.describe(|about| {
-            about.protocols = PROTOCOLS.iter().map(|protocol| protocol.name).collect();
-            about.limits = vec![
-                ("connections", bytes(self.connections_max)),
-                ("connections_that_say_nothing", bytes(SILENT_MAX)),
-                ("programs_on_a_connection", bytes(PROGRAMS_MAX)),
-                ("request_bytes", bytes(settings.request_max)),
-                ("request_milliseconds", settings.request_timeout.as_millis() as u64),
-            ];
-        });
-    }
-
-    fn stopped(&self) -> bool {
-        fd::wait_for(self.stop.as_fd(), fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable)
-    }
-}
-
-impl Place {
-    fn take(shared: &Arc<Shared>) -> Option<Place> {
-        let mut connections = shared.connections();
-        (connections.count < shared.connections_max).then(|| {
-            connections.count += 1;
-            Place(Arc::clone(shared))
-        })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut connections = self.0.connections();
-        connections.count -= 1;
-        // To wake nobody is a system call too.
-        if connections.are_awaited {
-            self.0.fewer.notify_all();
-        }
-    }
-}
-
-/// Serves the addresses until SIGTERM or SIGINT, then ends the programs of all connections in an orderly way. `stdio:` serves its one
-/// connection and ends with it.
+/// Serves until SIGTERM or SIGINT, then ends the programs of all connections in an orderly way. `stdio:` serves its one connection and ends
+/// with it.
 ///
 /// # Errors
 /// Before anything is served: addresses that make no sense or cannot be listened on.
@@ -168,29 +89,19 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
     // Else whoever connects is pushed aside before it has sent its request, and each connection costs two wake-ups.
     let _ = process::be_patient();
     let stop = signal::into_pipe(&[signal::SIGTERM, signal::SIGINT]).map_err(Error::System)?;
-    let Config { addrs, auto, settings, connections_max } = config;
-    let (connections, fewer) = (Mutex::default(), Condvar::new());
-    let shared = Arc::new(Shared { settings, connections_max, stop, connections, fewer, workers: Arc::default() });
-    if let Some(stdio) = addrs.iter().find(|addr| addr.carrier == Carrier::Stdio) {
-        if addrs.len() > 1 || auto.is_some() {
+    if let Some(stdio) = config.addrs.iter().find(|addr| addr.carrier == Carrier::Stdio) {
+        if config.addrs.len() > 1 || config.auto.is_some() {
             return Err(Error::Address("stdio: serves one connection and goes with no other address".into()));
         }
+        let pinned = protocol(stdio)?;
+        let shared = Shared::new(config.settings, config.connections_max, stop);
         shared.introduce();
         shared.settings.commands.describe(|about| about.listeners.push(stdio.to_string()));
-        return serve_stdio(&shared, protocol(stdio)?);
+        return serve_stdio(&shared, pinned);
     }
-    shared.introduce();
-    let ways = auto.map(|console| Ways::new(console, Instant::now()));
-    let mut agent = Agent { shared, listeners: Vec::new(), arrivals: Arrivals::default(), ways };
-    // Threads come last: opening a socket changes the umask of the whole process for a moment.
-    let (lines, others): (Vec<&Addr>, Vec<&Addr>) = addrs.iter().partition(|addr| addr.carrier.is_line());
-    others.into_iter().chain(lines).try_for_each(|addr| agent.listen(addr))?;
-    agent.look();
+    let service = Service::open(config, stop)?;
     notify::start();
-    agent.accept_all().map_err(Error::System)?;
-    let Agent { shared, listeners, .. } = agent;
-    drop(listeners);
-    wait_for_connections(&shared);
+    service.run().map_err(Error::System)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -219,15 +130,44 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     }
 }
 
-/// What the main thread of an agent has.
-struct Agent {
+/// An agent whose addresses are open.
+pub struct Service {
     shared: Arc<Shared>,
     listeners: Vec<Listening>,
     arrivals: Arrivals,
     ways: Option<Ways>,
 }
 
-impl Agent {
+impl Service {
+    /// Opens the addresses. `stop` is readable once the agent shall end.
+    ///
+    /// # Errors
+    /// `Address` and `Listen` for one that cannot be listened on; those before it are closed again.
+    pub fn open(config: Config, stop: OwnedFd) -> Result<Service, Error> {
+        let Config { addrs, auto, settings, connections_max } = config;
+        let shared = Shared::new(settings, connections_max, stop);
+        shared.introduce();
+        let ways = auto.map(|console| Ways::new(console, Instant::now()));
+        let mut service = Service { shared, listeners: Vec::new(), arrivals: Arrivals::default(), ways };
+        // Threads come last: opening a socket changes the umask of the whole process for a moment.
+        let (lines, others): (Vec<&Addr>, Vec<&Addr>) = addrs.iter().partition(|addr| addr.carrier.is_line());
+        others.into_iter().chain(lines).try_for_each(|addr| service.listen(addr))?;
+        service.look();
+        Ok(service)
+    }
+
+    /// Serves until the agent shall end, and then waits until the connections have ended too, but not for long.
+    ///
+    /// # Errors
+    /// Of poll(2).
+    pub fn run(mut self) -> io::Result<()> {
+        self.accept_all()?;
+        let Service { shared, listeners, arrivals, .. } = self;
+        drop((listeners, arrivals));
+        connections::wait_for_connections(&shared);
+        Ok(())
+    }
+
     /// Serves an address.
     fn listen(&mut self, addr: &Addr) -> Result<(), Error> {
         let pinned = protocol(addr)?;
@@ -333,43 +273,8 @@ fn begin(shared: &Arc<Shared>, arrival: Arrival, head: &[u8]) {
     if !head.is_empty() && proto::serve_at_once(&arrival.stream, head, &circumstances) {
         return;
     }
-    if let Err(error) = start(shared, arrival, head.to_vec()) {
+    if let Err(error) = connections::start(shared, arrival, head.to_vec()) {
         log::error!("start a thread: {}", errno::describe(&error));
         let _ = fd::wait_for(shared.stop.as_fd(), fd::READ, Some(EXHAUSTED_PAUSE));
     }
-}
-
-/// Serves a connection in a thread of its own; where there is no place for it, it is told so.
-///
-/// # Errors
-/// No thread could be started. The connection is closed.
-fn start(shared: &Arc<Shared>, arrival: Arrival, head: Vec<u8>) -> io::Result<()> {
-    let Arrival { stream, pinned, accepted } = arrival;
-    let Some(place) = Place::take(shared) else {
-        let why = format!("more connections than the limit of {}", shared.connections_max);
-        log::warn!("refused a connection: {why}");
-        proto::refuse(&stream, pinned, &why);
-        return Ok(());
-    };
-    let serve = move || report(proto::serve(stream, &head, &place.0.circumstances(pinned, Opening::Peer, accepted)));
-    shared.workers.start(Box::new(serve))
-}
-
-/// A connection's end is one line of the log, if it is worth one.
-fn report(ended: io::Result<Ended>) {
-    match ended {
-        Ok(Ended::Regular) => {}
-        // Somebody looked whether an agent is there.
-        Ok(Ended::Unused) => log::debug!("a connection was closed before it was used"),
-        Ok(Ended::Broken(why)) => log::warn!("connection ended: {why}"),
-        Err(error) => log::warn!("connection ended: {}", errno::describe(&error)),
-    }
-}
-
-/// Waits until the connections, which see the stop themselves, have ended their programs.
-fn wait_for_connections(shared: &Shared) {
-    let patience = HANG_UP_GRACE + Duration::from_secs(1);
-    let mut connections = shared.connections();
-    connections.are_awaited = true;
-    let _ = shared.fewer.wait_timeout_while(connections, patience, |connections| connections.count > 0);
 }

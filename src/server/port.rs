@@ -11,8 +11,8 @@ use crate::engine::Ended;
 use crate::link::acceptor;
 use crate::proto::{self, Opening, Protocol};
 use crate::server::arrivals::Arrival;
+use crate::server::connections::{self, Place, Shared, report};
 use crate::server::workers::STACK_BYTES;
-use crate::server::{self, Place, Shared, report};
 use crate::stream::Stream;
 use crate::sys::{errno, fd};
 use crate::transport::port::{self, Peer};
@@ -105,7 +105,7 @@ fn serve_link(
     }
     let mut accept = |stream| {
         let arrival = Arrival { stream, pinned, accepted: Instant::now() };
-        if let Err(error) = server::start(shared, arrival, Vec::new()) {
+        if let Err(error) = connections::start(shared, arrival, Vec::new()) {
             log::error!("start a thread: {}", errno::describe(&error));
         }
     };

@@ -114,7 +114,10 @@ mod tests {
         let workers = Arc::new(Workers::default());
         let (gates, doors): (Vec<_>, Vec<_>) = (0..IDLE_MAX + 3).map(|_| mpsc::channel::<()>()).unzip();
         for door in doors {
-            workers.start(Box::new(move || drop(door.recv()))).expect("a thread");
+            let wait = move || {
+                let _ = door.recv();
+            };
+            workers.start(Box::new(wait)).expect("a thread");
         }
         name_of_thread(&workers);
         wait_for_idle(&workers, 1);
