@@ -40,7 +40,8 @@ impl Victim {
     fn start() -> Victim {
         // Its directory is its own: what becomes of a garbled request must not meet a file of anybody.
         let away = std::env::temp_dir();
-        let agent = Agent::start_with(|command| {
+        // Pinned: noise may begin as other protocols do.
+        let agent = Agent::start_at(",proto=agentproto", |command| {
             command.current_dir(away).env("LODGER_LOG", "off");
             // The GNU C library would learn from large buffers to keep the next ones; musl, which is shipped, does not learn.
             command.env("MALLOC_MMAP_THRESHOLD_", "131072");

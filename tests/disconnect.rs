@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use lodger::sys::process::signal_group;
 use lodger::sys::signal::{SIGKILL, SIGTERM, send};
-use lodger::wire::frame::Frame;
+use lodger::wire::frame::{Frame, Hello};
 
 use support::{
     Agent, PATIENCE, Peer, agent_after, children, cpu_ticks, data, descriptors, exec, lives, run, shell, status,
@@ -221,9 +221,10 @@ fn a_stale_socket_is_replaced_and_a_live_one_refused() {
 fn connections_are_limited_and_the_one_past_the_limit_hears_of_it() {
     let agent = Agent::start();
     wait_until("the first try has gone", || status(agent.pid(), "Threads") == 1);
-    let mut peers: Vec<Peer> = (0..256).map(|_| agent.connect()).collect();
-    wait_until("all are served", || status(agent.pid(), "Threads") == 257);
+    let mut peers: Vec<Peer> = (0..256).map(|_| agent.hello()).collect();
+    assert_eq!(status(agent.pid(), "Threads"), 257);
     let mut one_more = agent.connect();
+    one_more.send(&Frame::Hello(Hello::default()));
     let item = one_more.receive().expect("a word");
     assert!(matches!(Frame::decode(&item), Ok(Frame::Error { error }) if error.contains("limit of 256")));
     assert_eq!(one_more.receive(), None);
@@ -231,6 +232,28 @@ fn connections_are_limited_and_the_one_past_the_limit_hears_of_it() {
     wait_until("there is a place again", || status(agent.pid(), "Threads") == 256);
     assert_eq!(run(&agent, exec(&["true"])).code, 0);
     println!("256 connections: {} kB", status(agent.pid(), "VmRSS"));
+}
+
+#[test]
+fn connections_that_say_nothing_have_no_thread_and_keep_nobody_out() {
+    let agent = Agent::start();
+    let mut silent: Vec<Peer> = Vec::new();
+    for _ in 0..1000 {
+        silent.push(agent.connect());
+    }
+    assert_eq!(run(&agent, exec(&["true"])).code, 0);
+    // The last 128 may still speak; those before them heard why not.
+    let last = silent.split_off(1000 - 128);
+    for mut peer in silent {
+        let item = peer.receive().expect("a word");
+        assert!(matches!(Frame::decode(&item), Ok(Frame::Error { error }) if error.contains("more than 128 ")));
+        assert_eq!(peer.receive(), None);
+    }
+    wait_until("the program's thread has gone", || status(agent.pid(), "Threads") == 1);
+    for mut peer in last {
+        peer.send(&Frame::Exec { id: 0, exec: exec(&["true"]) });
+        assert_eq!(peer.finish(0).code, 0);
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ use crate::commands::{AT_ONCE, Call, Command, Error, Reply};
 use crate::engine::Ended;
 use crate::json::scan::Scanner;
 use crate::json::text;
-use crate::proto::Circumstances;
+use crate::proto::{Circumstances, Opening};
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 
@@ -99,7 +99,17 @@ enum Refused {
 /// Those of the stream while the response is written.
 pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
     stream.set_nonblocking(true)?;
-    match receive(&stream, head, circumstances) {
+    let on_line = circumstances.opening == Opening::Agent;
+    let mut begun = circumstances.accepted;
+    if on_line {
+        // Nobody connects to a line: the time of a request begins with its first byte.
+        let mut set = PollSet::default();
+        set.watch(circumstances.stop, fd::READ);
+        set.watch(stream.input(), fd::READ);
+        set.wait(None)?;
+        begun = Instant::now();
+    }
+    match receive(&stream, head, begun, circumstances) {
         Ok((request, name)) => {
             let mut answer = answer(&request, &name, &stream, circumstances);
             drop(request);
@@ -113,7 +123,10 @@ pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::
         }
         Err(Refused::With(bytes)) => {
             send(&stream, &bytes, circumstances.stop)?;
-            drain(&stream, circumstances.stop)?;
+            // On a line what comes next may be the next request.
+            if !on_line {
+                drain(&stream, circumstances.stop)?;
+            }
             Ok(Ended::Regular)
         }
         Err(Refused::Stopped) => Ok(Ended::Regular),
@@ -147,10 +160,15 @@ fn finish(stream: &Stream) {
 }
 
 /// Reads one request: its text and the name of its command.
-fn receive(stream: &Stream, head: &[u8], circumstances: &Circumstances) -> Result<(Vec<u8>, String), Refused> {
+fn receive(
+    stream: &Stream,
+    head: &[u8],
+    begun: Instant,
+    circumstances: &Circumstances,
+) -> Result<(Vec<u8>, String), Refused> {
     let with = |bytes: &[u8]| Refused::With(bytes.to_vec());
     let limit = circumstances.settings.request_max;
-    let deadline = circumstances.accepted + circumstances.settings.request_timeout;
+    let deadline = begun + circumstances.settings.request_timeout;
     let mut scanner = Scanner::object(MEMBER);
     let mut request = head.to_vec();
     let mut fresh = 0;

@@ -55,10 +55,15 @@ impl Agent {
 
     /// Starts an agent whose command `adjust` may change first (environment, a wrapper's limits).
     pub fn start_with(adjust: impl FnOnce(&mut Command)) -> Agent {
+        Agent::start_at("", adjust)
+    }
+
+    /// The same, with options behind its address, each with a comma before it.
+    pub fn start_at(options: &str, adjust: impl FnOnce(&mut Command)) -> Agent {
         let folder = Folder::new();
         let socket = folder.path("agent.sock");
         let mut command = Command::new(env!("CARGO_BIN_EXE_lodger"));
-        command.arg("serve").arg("--listen").arg(format!("unix:{}", socket.display())).stdin(Stdio::null());
+        command.arg("serve").arg("--listen").arg(format!("unix:{}{options}", socket.display())).stdin(Stdio::null());
         adjust(&mut command);
         let child = command.spawn().expect("the agent starts");
         let agent = Agent { child, socket, folder };
