@@ -52,7 +52,8 @@ Calls the command NAME, and prints its response: indented on a terminal, byte fo
 
 Exit status: the response's Status when it is 0 to 120, 121 for any other number, 0 for JSON
 without a Status, 125 for errors of our own: no connection, no response in time, or one that is
-empty, no JSON, or has a Status that is no whole number. What came is printed all the same.
+empty, longer than 64 MiB, no JSON, or has a Status that is no whole number. What came is printed
+all the same, but not of a response that is too long.
 
 With --to port: the agent must listen with ,proto=google behind its address.
 ",

@@ -61,11 +61,11 @@ fn commands(mut parser: Parser) -> Result<ExitCode, Failure> {
     if status == NO_HANDLER {
         return Err(untold(format!("the agent has no command {NAME}, and so cannot tell what it offers")));
     }
-    let mut response: Value = serde_json::from_slice(&response.bytes).map_err(|error| untold(error.to_string()))?;
+    let response: Value = serde_json::from_slice(&response.bytes).map_err(|error| untold(error.to_string()))?;
     if status != 0 {
         return Err(untold(format!("{NAME}: {}", one_line(&response["StatusMessage"]))));
     }
-    let Value::Array(list) = response["commands"].take() else {
+    let Value::Array(list) = &response["commands"] else {
         return Err(untold(format!("{NAME} answered without a list of commands")));
     };
     let offers: Vec<Offer> = list.iter().map(offer).collect();
