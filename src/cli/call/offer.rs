@@ -61,7 +61,9 @@ fn commands(mut parser: Parser) -> Result<ExitCode, Failure> {
     if status == NO_HANDLER {
         return Err(untold(format!("the agent has no command {NAME}, and so cannot tell what it offers")));
     }
-    let response: Value = serde_json::from_slice(&response.bytes).map_err(|error| untold(error.to_string()))?;
+    // As text: a parser of bytes would be a second one in the program.
+    let text = String::from_utf8_lossy(&response.bytes);
+    let response: Value = serde_json::from_str(&text).map_err(|error| untold(error.to_string()))?;
     if status != 0 {
         return Err(untold(format!("{NAME}: {}", one_line(&response["StatusMessage"]))));
     }
