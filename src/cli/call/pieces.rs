@@ -63,7 +63,7 @@ impl<'a> Iterator for Pieces<'a> {
 /// Bytes of the string in front, with its quotes.
 fn string(text: &[u8]) -> usize {
     let mut at = 1;
-    while let Some(found) = text.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+    while let Some(found) = text.get(at..).and_then(|rest| rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))) {
         at += found;
         if text[at] == b'"' {
             return at + 1;
