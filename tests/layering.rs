@@ -32,14 +32,15 @@ const TABLE: [(&str, u32, &[&str]); 23] = [
     // `engine`, `exec`: how a connection ended, and how long its programs may still take. `stream`, `sys`: it accepts. `link`: what is
     // accepted on a line comes from there. `notify`: its listeners are open.
     ("server", 5, &["engine", "exec", "link", "notify", "proto", "stream", "sys", "transport"]),
-    // `version`: it tells the agent what it is.
-    ("client", 5, &["stream", "sys", "version", "wire"]),
+    // `json`: where a response on a bare line ends. `version`: it tells the agent what it is.
+    ("client", 5, &["json", "stream", "sys", "version", "wire"]),
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.
     ("mkinitramfs", 5, &["cpio", "crc", "exec", "sys"]),
     ("init", 6, &["sys"]),
     // `exec`: QEMU is a program with streams. `link`, `stream`: what it wants of the line. `sys`: it waits for QEMU and the guest at once.
     ("vm", 6, &["client", "exec", "link", "mkinitramfs", "stream", "sys", "transport"]),
-    // The command line starts everything that the program can be, and shows what programs, files and recordings say.
+    // The command line starts everything that the program can be, and shows what programs, files and recordings say. `json`: people write
+    // requests, and read responses.
     (
         "cli",
         7,
@@ -48,6 +49,7 @@ const TABLE: [(&str, u32, &[&str]); 23] = [
             "commands",
             "exec",
             "init",
+            "json",
             "link",
             "mkinitramfs",
             "proto",

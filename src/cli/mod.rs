@@ -1,5 +1,6 @@
 //! The commands: their table, their help, and what their failures look like.
 
+mod call;
 mod copy;
 mod exec;
 mod file;
@@ -102,7 +103,7 @@ struct Command {
 }
 
 /// All of them, in the order in which help lists them.
-const COMMANDS: [Command; 25] = [
+const COMMANDS: [Command; 27] = [
     exec::EXEC,
     exec::SHELL,
     copy::COPY,
@@ -116,6 +117,8 @@ const COMMANDS: [Command; 25] = [
     file::CHMOD,
     file::DF,
     target::PATH,
+    call::CALL,
+    call::offer::COMMANDS,
     ping::PING,
     ping::CONNECT,
     replay::REPLAY,

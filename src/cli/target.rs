@@ -30,6 +30,12 @@ const LINE_OPENING: Duration = Duration::from_millis(300);
 /// How often to look meanwhile whether an agent has opened the line only after we had spoken.
 const LINE_LOOK: Duration = Duration::from_millis(100);
 
+/// How often to look whether an agent has answered on a line with a link, which nothing else tells.
+const LINK_LOOK: Duration = Duration::from_millis(5);
+
+/// Bytes of one read of what is thrown away.
+const DISCARD_BYTES: usize = 4 << 10;
+
 /// Pauses between attempts to connect: from the shortest, each twice as long as the one before, to the longest.
 const RETRY_SHORTEST: Duration = Duration::from_millis(5);
 const RETRY_LONGEST: Duration = Duration::from_millis(200);
@@ -98,13 +104,23 @@ impl Target {
 
     /// Connects; waits for the agent as long as `--wait` says.
     pub fn connect(&self) -> Result<Connection, Failure> {
+        self.retry(Target::attempt)
+    }
+
+    /// Connects for other protocols than our own, in which nobody greets; waits as long as `--wait` says. Where only an agent's answer tells
+    /// that there is one, and something can be asked without a request, it has answered.
+    pub fn stream(&self) -> Result<Stream, Failure> {
+        self.retry(Target::attempt_stream)
+    }
+
+    fn retry<T>(&self, attempt: fn(&Target, &Addr, Duration) -> Result<T, Unreached>) -> Result<T, Failure> {
         let addr = self.address()?;
         let deadline = Instant::now() + self.wait;
         let mut pause = RETRY_SHORTEST;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let unreached = match self.attempt(&addr, left) {
-                Ok(connection) => return Ok(connection),
+            let unreached = match attempt(self, &addr, left) {
+                Ok(reached) => return Ok(reached),
                 Err(unreached) => unreached,
             };
             let left = deadline.saturating_duration_since(Instant::now());
@@ -130,10 +146,8 @@ impl Target {
 
     /// Tries once; the agent gets at most `left` for its answer if we wait for it at all.
     fn attempt(&self, addr: &Addr, left: Duration) -> Result<Connection, Unreached> {
-        let console = self.console.as_ref().map(OwnedFd::try_clone).transpose().map_err(Unreached::NoStream)?;
-        let wishes = Wishes { console, starts: false };
-        let stream = transport::connect_with(addr, wishes).map_err(Unreached::NoStream)?;
-        let patience = if self.wait.is_zero() { LINE_PATIENCE } else { left.clamp(LINE_LOOK, LINE_PATIENCE) };
+        let stream = self.open(addr).map_err(Unreached::NoStream)?;
+        let patience = self.patience(left);
         if matches!(addr.carrier, Carrier::Port { .. }) {
             return greet_on_line(stream, patience).map_err(Unreached::NoAnswer);
         }
@@ -144,6 +158,27 @@ impl Target {
             connection.greet(patience).map_err(Unreached::NoAnswer)?;
         }
         Ok(connection)
+    }
+
+    /// The same without a greeting of ours.
+    fn attempt_stream(&self, addr: &Addr, left: Duration) -> Result<Stream, Unreached> {
+        let stream = self.open(addr).map_err(Unreached::NoStream)?;
+        match addr.carrier {
+            Carrier::Serial { .. } => wait_for_link(&stream, self.patience(left)).map_err(Unreached::NoAnswer)?,
+            Carrier::Port { .. } => discard_on_line(&stream).map_err(Unreached::NoStream)?,
+            _ => {}
+        }
+        Ok(stream)
+    }
+
+    fn open(&self, addr: &Addr) -> io::Result<Stream> {
+        let console = self.console.as_ref().map(OwnedFd::try_clone).transpose()?;
+        transport::connect_with(addr, Wishes { console, starts: false })
+    }
+
+    /// How long an agent may take to answer in one attempt.
+    fn patience(&self, left: Duration) -> Duration {
+        if self.wait.is_zero() { LINE_PATIENCE } else { left.clamp(LINE_LOOK, LINE_PATIENCE) }
     }
 
     fn failure(&self, addr: &Addr, unreached: Unreached) -> Failure {
@@ -195,6 +230,42 @@ fn open_console(path: &OsStr) -> Result<OwnedFd, Failure> {
     let opened =
         if path == "-" { io::stdout().as_fd().try_clone_to_owned() } else { File::create(path).map(OwnedFd::from) };
     opened.map_err(|error| Failure::new(format!("open {}: {}", path.to_string_lossy(), errno::describe(&error))))
+}
+
+/// Waits until an agent has answered on a line with a link: as long as none has, the link has something to explain.
+fn wait_for_link(stream: &Stream, patience: Duration) -> Result<(), Error> {
+    let deadline = Instant::now() + patience;
+    while let Some(why) = stream.explanation() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let ready = fd::wait_for(stream.input(), fd::READ, Some(left.min(LINK_LOOK))).map_err(Error::Lost)?;
+        if ready.readable {
+            // The line has ended, and the link may know by now why.
+            return stream.explanation().map_or(Ok(()), |why| Err(Error::Explained(why)));
+        }
+        if left.is_zero() {
+            return Err(Error::Explained(why));
+        }
+    }
+    Ok(())
+}
+
+/// Gives an agent the time to open a bare line, and throws away what comes meanwhile: nobody has asked for it on this side.
+fn discard_on_line(stream: &Stream) -> io::Result<()> {
+    stream.set_nonblocking(true)?;
+    let deadline = Instant::now() + LINE_OPENING;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        if fd::wait_for(stream.input(), fd::READ, Some(left))?.readable {
+            match fd::read(stream.input(), &mut [0; DISCARD_BYTES]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// Makes a connection of a bare line, within about `patience`.

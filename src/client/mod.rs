@@ -2,6 +2,7 @@
 
 pub mod exec;
 pub mod files;
+pub mod monitor;
 pub mod output;
 pub mod ping;
 pub mod recorder;
