@@ -26,6 +26,7 @@
 //! | [`notify`] | readiness, for whoever started the machine |
 //! | [`server`] | listeners, and a thread for each connection |
 //! | [`client`] | the host's side of a connection |
+//! | [`monitor`] | commands of a program of one's own |
 //! | [`mkinitramfs`] | which files go into an archive |
 //! | [`init`] | process 1 |
 //! | [`vm`] | guests under QEMU |
@@ -74,6 +75,7 @@ pub mod init;
 pub mod json;
 pub mod link;
 pub mod mkinitramfs;
+pub mod monitor;
 pub mod notify;
 pub mod proto;
 pub mod server;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 23] = [
+const TABLE: [(&str, u32, &[&str]); 24] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
@@ -34,6 +34,7 @@ const TABLE: [(&str, u32, &[&str]); 23] = [
     ("server", 5, &["engine", "exec", "link", "notify", "proto", "stream", "sys", "transport"]),
     // `json`: where a response on a bare line ends. `version`: it tells the agent what it is.
     ("client", 5, &["json", "stream", "sys", "version", "wire"]),
+    ("monitor", 6, &["client", "commands", "proto", "server", "sys", "transport"]),
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.
     ("mkinitramfs", 5, &["cpio", "crc", "exec", "sys"]),
     ("init", 6, &["sys"]),

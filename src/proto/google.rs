@@ -41,6 +41,9 @@ use crate::proto::{Circumstances, Opening};
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
 
+/// For `,proto=NAME` in an address.
+pub const NAME: &str = "google";
+
 /// The member that names the command.
 const MEMBER: &str = "Command";
 

@@ -68,7 +68,7 @@ pub const PROTOCOLS: [Protocol; 2] = [
         patience: |_| None,
     },
     Protocol {
-        name: "google",
+        name: google::NAME,
         begins_with: google::begins_with,
         serve: google::serve,
         at_once: google::at_once,

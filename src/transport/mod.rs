@@ -132,6 +132,8 @@ impl Listener {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadAddr(String);
 
+impl std::error::Error for BadAddr {}
+
 impl fmt::Display for BadAddr {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(&self.0)
