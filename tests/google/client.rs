@@ -1,5 +1,6 @@
 //! A client in bare bytes: it writes what it likes, and reads to the end of the stream as upstream's do.
 
+use std::any::Any;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Child;
@@ -17,12 +18,8 @@ pub struct Client {
     rd: OwnedFd,
     /// `None`: there is nothing more to say.
     wr: Option<OwnedFd>,
-    /// Keeps what carries the connection.
-    #[expect(dead_code, reason = "it is there to be dropped")]
-    carrier: Option<Stream>,
-    /// The agent, where it has only this connection.
-    #[expect(dead_code, reason = "it is there to be dropped")]
-    agent: Option<Ending>,
+    /// What carries the connection, and ends with it: a stream that has a link below it, an agent that has only this connection.
+    _carrier: Option<Box<dyn Any + Send>>,
     /// The server, where it is a thread of this process.
     server: Option<JoinHandle<io::Result<Ended>>>,
 }
@@ -33,18 +30,18 @@ impl Client {
         for fd in [&rd, &wr] {
             fd::set_nonblocking(fd.as_fd(), true).expect("an open descriptor");
         }
-        Client { rd, wr: Some(wr), carrier: None, agent: None, server: None }
+        Client { rd, wr: Some(wr), _carrier: None, server: None }
     }
 
     pub fn over(stream: Stream) -> Client {
         let copy = |fd: BorrowedFd| fd.try_clone_to_owned().expect("a descriptor");
         let mut client = Client::over_two(copy(stream.input()), copy(stream.output()));
-        client.carrier = Some(stream);
+        client._carrier = Some(Box::new(stream));
         client
     }
 
     pub fn with_agent(self, agent: Ending) -> Client {
-        Client { agent: Some(agent), ..self }
+        Client { _carrier: Some(Box::new(agent)), ..self }
     }
 
     pub fn with_server(self, server: JoinHandle<io::Result<Ended>>) -> Client {

@@ -55,7 +55,7 @@ fn one_byte_after_the_other_is_fine_until_the_deadline() {
 #[test]
 fn bytes_do_not_extend_it() {
     let monitor = hasty(SHORT);
-    let (mut client, since) = (monitor.connect(), Instant::now());
+    let (since, mut client) = (Instant::now(), monitor.connect());
     // One byte more often than the deadline, for ever.
     client.write(b"{\"a\":\"").expect("it reads");
     while !client.hears_within(Duration::from_millis(10)) {
@@ -69,7 +69,7 @@ fn bytes_do_not_extend_it() {
 fn a_flood_does_not_extend_it() {
     let mut monitor = hasty(SHORT);
     monitor.settings.request_max = usize::MAX;
-    let (mut client, since) = (monitor.connect(), Instant::now());
+    let (since, mut client) = (Instant::now(), monitor.connect());
     client.write(b"{\"a\":[").expect("it reads");
     // White space goes on for ever, and the server always finds some.
     while !client.hears_within(Duration::ZERO) {
@@ -82,7 +82,7 @@ fn a_flood_does_not_extend_it() {
 #[test]
 fn a_request_that_comes_late_is_104_though_it_is_whole() {
     let monitor = hasty(SHORT);
-    let (mut client, since) = (monitor.connect(), Instant::now());
+    let (since, mut client) = (Instant::now(), monitor.connect());
     std::thread::sleep(SHORT + Duration::from_millis(50));
     let written: io::Result<()> = client.write(PING);
     assert!(written.is_ok() || written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe));
@@ -111,7 +111,7 @@ fn a_response_that_nobody_reads_holds_its_thread_no_longer_than_its_own_deadline
         let response = response.clone();
         move |_| Ok(response.clone())
     });
-    let (mut client, since) = (monitor.connect(), Instant::now());
+    let (since, mut client) = (Instant::now(), monitor.connect());
     client.write(br#"{"Command":"big"}"#).expect("it reads");
     while client.hears_within(Duration::ZERO) && since.elapsed() < Duration::from_secs(2) {
         // Others are served while it waits.

@@ -215,6 +215,25 @@ fn an_end_behind_a_request_changes_nothing() {
 }
 
 #[test]
+fn a_request_in_pieces_of_any_size_is_one_request() {
+    let monitor = Monitor::with_echo();
+    // Around what is read before the protocol is chosen, and what is read at once.
+    for length in [511, 512, 513, 1024, 1025, 16_383, 16_384, 16_385, 40_000] {
+        let (start, end) = (r#"{"a":"\"}\u00e9","b":""#, r#"","Command":"echo"}"#);
+        let request = format!("{start}{}{end}", "x".repeat(length - start.len() - end.len())).into_bytes();
+        for size in [length, 512, 511, 1024, 16_384, 333, length - 1] {
+            for mut client in [monitor.connect(), monitor.connect_unpinned()] {
+                for piece in request.chunks(size) {
+                    client.write(piece).expect("it reads");
+                    std::thread::yield_now();
+                }
+                assert_bytes(&client.rest(), &request, &(length, size));
+            }
+        }
+    }
+}
+
+#[test]
 fn levels_are_counted_to_ten_thousand() {
     let monitor = Monitor::with_echo();
     let nested = |lists: usize| {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::client::Shown;
 use crate::monitor::{BAD_JSON, CONNECTION_ERROR, PING, PONG};
-use crate::support::{descriptors, status, wait_until};
+use crate::support::{status, wait_until};
 use crate::ways::PinnedAgent;
 use crate::weather::Dice;
 
@@ -113,9 +113,7 @@ fn chance_finds_no_request_that_harms_the_agent() {
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) ^ 0x5eed_0000);
     println!("seed {seed}");
     let agent = PinnedAgent::start();
-    let numbers = || (descriptors(agent.pid()), status(agent.pid(), "Threads"));
-    wait_until("the agent has settled", || numbers().1 == 1);
-    let (before, sent) = (numbers(), AtomicUsize::new(0));
+    let (before, sent) = (agent.settled(), AtomicUsize::new(0));
     let count = &|client: u64| {
         let (mut dice, mut seen) = (Dice::new(seed.wrapping_add(client << 32)), BTreeMap::<u64, u32>::new());
         while sent.fetch_add(1, Ordering::Relaxed) < CONNECTIONS {
@@ -135,7 +133,7 @@ fn chance_finds_no_request_that_harms_the_agent() {
         assert!(seen.iter().any(|seen| seen.contains_key(&status)), "seed {seed}: never {status}");
     }
     assert_eq!(agent.connect().ask(PING), PONG);
-    wait_until("everything is given back", || numbers() == before);
+    wait_until("everything is given back", || agent.numbers() == before);
     let peak = status(agent.pid(), "VmHWM");
     println!("peak {peak} kB");
     assert!(peak < PEAK_KB, "seed {seed}: the agent has had {peak} kB");

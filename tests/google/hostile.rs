@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::{Shown, assert_bytes};
-use crate::monitor::{BAD_JSON, Monitor, NO_HANDLER, PING, PONG, REQUEST_MAX, TOO_LONG};
-use crate::support::{PATIENCE, status};
+use crate::monitor::{BAD_JSON, CONNECTION_ERROR, Monitor, NO_HANDLER, PING, PONG, REQUEST_MAX, TOO_LONG};
+use crate::support::{PATIENCE, status, wait_until};
 use crate::ways::PinnedAgent;
 
-/// The most memory that an agent may ever have had in these tests, in kB: what it has at the start is about a third of it.
+/// The most memory that an agent may ever have had in these tests, in kB: what it has at the start is about a quarter of it.
 const PEAK_KB: u64 = 24 << 10;
 
 /// Runs `bad` while another client calls again and again, and is answered in time.
@@ -35,6 +35,7 @@ fn beside_a_good_client(agent: &PinnedAgent, bad: impl FnOnce()) {
         assert!(slowest < PATIENCE / 3, "a good client waited for {slowest:?}");
     });
     let peak = status(agent.pid(), "VmHWM");
+    println!("peak {peak} kB");
     assert!(peak < PEAK_KB, "the agent has had {peak} kB");
 }
 
@@ -73,7 +74,7 @@ fn floods_are_refused_and_told_so_behind_their_last_byte() {
 }
 
 #[test]
-fn many_floods_at_once_cost_no_more_than_the_limit_says() {
+fn many_long_requests_cost_no_more_than_the_limit_says() {
     let agent = PinnedAgent::start();
     let before = status(agent.pid(), "VmHWM");
     let flood = [br#"{"a":""#, vec![b'a'; REQUEST_MAX - 7].as_slice()].concat();
@@ -82,7 +83,7 @@ fn many_floods_at_once_cost_no_more_than_the_limit_says() {
     assert_bytes(&agent.connect().ask(PING), PONG, &"a good client");
     clients.iter_mut().for_each(|client| client.end_writing());
     for client in &mut clients {
-        assert_bytes(&client.rest(), crate::monitor::CONNECTION_ERROR, &"a flood that ended");
+        assert_bytes(&client.rest(), CONNECTION_ERROR, &"a flood that ended");
     }
     // A buffer that doubles itself has at most twice what is in it, and for a moment the old one beside the new one.
     let grown = status(agent.pid(), "VmHWM").saturating_sub(before);
@@ -148,11 +149,46 @@ fn odd_bytes_are_each_answered_beside_a_good_client() {
 }
 
 #[test]
+fn no_request_within_the_limit_makes_much_more_of_itself() {
+    let filled = |open: &str, piece: &str, close: &str| {
+        let count = (REQUEST_MAX - open.len() - close.len()) / piece.len();
+        format!("{open}{}{close}", piece.repeat(count)).into_bytes()
+    };
+    let rows = [
+        filled(r#"{"Command":"nobody","a":[0"#, r#",{"":0}"#, "]}"),
+        filled(r#"{"Command":"agent.ping","a":[0"#, ",0", "]}"),
+        filled(r#"{"Command":"agent.ping","a":[0"#, ",[0]", "]}"),
+        filled(r#"{"Command":"agent.ping","a":[0"#, r#",{"":0}"#, "]}"),
+        filled(r#"{"Command":"agent.ping","a":""#, r"\u0000", r#""}"#),
+    ];
+    for request in rows {
+        let agent = PinnedAgent::start();
+        beside_a_good_client(&agent, || {
+            let response = agent.connect().ask(&request);
+            assert!(response.starts_with(br#"{"Status":1"#), "{:?}: {:?}", Shown(&request), Shown(&response));
+        });
+    }
+}
+
+#[test]
+fn deep_arguments_do_not_use_up_the_stack_of_a_thread() {
+    let agent = PinnedAgent::start();
+    for depth in [100, 126, 127, 128, 129, 9_999] {
+        for (open, close) in [("[", "]"), (r#"{"a":["#, "]}")] {
+            let depth = depth / open.bytes().filter(|byte| b"[{".contains(byte)).count();
+            let (open, close) = (open.repeat(depth), close.repeat(depth));
+            let request = format!(r#"{{"Command":"agent.ping","a":{open}{close}}}"#);
+            let response = agent.connect().ask(request.as_bytes());
+            assert!(response.starts_with(br#"{"Status":1"#), "{depth}: {:?}", Shown(&response));
+        }
+    }
+    assert_bytes(&agent.connect().ask(PING), PONG, &"the next call");
+}
+
+#[test]
 fn clients_that_go_away_at_any_byte_leave_nothing_behind() {
     let agent = PinnedAgent::start();
-    let numbers = || (crate::support::descriptors(agent.pid()), status(agent.pid(), "Threads"));
-    crate::support::wait_until("the agent has settled", || numbers().1 == 1);
-    let before = numbers();
+    let before = agent.settled();
     beside_a_good_client(&agent, || {
         for length in (0..=PING.len()).chain(0..=PING.len()) {
             let mut client = agent.connect();
@@ -160,5 +196,5 @@ fn clients_that_go_away_at_any_byte_leave_nothing_behind() {
             drop(client);
         }
     });
-    crate::support::wait_until("everything is given back", || numbers() == before);
+    wait_until("everything is given back", || agent.numbers() == before);
 }

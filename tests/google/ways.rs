@@ -9,8 +9,8 @@ use lodger::transport::{Addr, Carrier, serial};
 
 use crate::client::{Client, Ending};
 use crate::line::{Line, Weather};
-use crate::monitor::Monitor;
-use crate::support::{Agent, Folder, wait_until};
+use crate::monitor::{Monitor, PING, PONG};
+use crate::support::{Agent, Folder, descriptors, status, wait_until};
 
 /// One transport with an agent behind it.
 pub struct Way {
@@ -111,5 +111,18 @@ impl PinnedAgent {
 
     pub fn connect(&self) -> Client {
         over_unix(&self.socket)
+    }
+
+    /// Numbers of its descriptors and threads.
+    pub fn numbers(&self) -> (usize, u64) {
+        (descriptors(self.pid()), status(self.pid(), "Threads"))
+    }
+
+    /// The same while nobody is connected.
+    pub fn settled(&self) -> (usize, u64) {
+        // Whoever looked whether the agent is there came before this, and is accepted before it.
+        assert_eq!(self.connect().ask(PING), PONG);
+        wait_until("the agent has settled", || self.numbers().1 == 1);
+        self.numbers()
     }
 }
