@@ -23,7 +23,7 @@ const TABLE: [(&str, u32, &[&str]); 24] = [
     ("files", 2, &["sys"]),
     ("transport", 3, &["link", "stream", "sys"]),
     // `version`: it says what it is.
-    ("commands", 3, &["exec", "files", "sys", "version"]),
+    ("commands", 3, &["exec", "files", "json", "sys", "version"]),
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
     ("proto", 4, &["commands", "engine", "exec", "files", "json", "stream", "sys", "version", "wire"]),

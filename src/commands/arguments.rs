@@ -3,6 +3,11 @@
 use serde_json::{Map, Value};
 
 use crate::commands::Error;
+use crate::json::scan::Scanner;
+
+/// Values in the arguments of one command, those inside of lists and objects too. Each costs up to a kilobyte as a tree, where it may cost
+/// two bytes as text; the longest lists that make sense are those of a program's words.
+pub const VALUES_MAX: usize = 4096;
 
 /// Arguments that have not been taken yet.
 #[derive(Debug, Default)]
@@ -14,11 +19,17 @@ impl Arguments {
     /// The members of a request, but not those whose name is `envelope` in whatever case.
     ///
     /// # Errors
-    /// `BadArgument` for a text that is no object, or is nested deeper than 127 levels.
+    /// `BadArgument` for a text that is no object, is nested deeper than 127 levels, or has more than `VALUES_MAX` values.
     pub fn read(request: &[u8], envelope: &str) -> Result<Arguments, Error> {
         // Bytes that are no UTF-8 are taken for replacement characters, as Go's decoder takes them.
         let text = String::from_utf8_lossy(request);
         let bad = |why: String| Error::BadArgument(format!("arguments: {why}"));
+        let mut scanner = Scanner::value();
+        // What is no JSON is told so, with its place, by the parser.
+        let _ = scanner.feed(request);
+        if scanner.values() > VALUES_MAX {
+            return Err(bad(format!("more than the limit of {VALUES_MAX} values")));
+        }
         let value = serde_json::from_str(&text).map_err(|error| bad(error.to_string()))?;
         let Value::Object(mut members) = value else { return Err(bad("no object".to_owned())) };
         members.retain(|name, _| !name.eq_ignore_ascii_case(envelope));
@@ -142,6 +153,10 @@ mod tests {
         for text in ["[]", "{", &deep] {
             assert_eq!(Arguments::read(text.as_bytes(), "x").map_err(|error| error.code()).err(), Some(12), "{text}");
         }
+        let list = |count: usize| format!("{{\"a\":[{}0]}}", "0,".repeat(count - 3));
+        assert!(Arguments::read(list(VALUES_MAX).as_bytes(), "x").is_ok());
+        let over = Arguments::read(list(VALUES_MAX + 1).as_bytes(), "x").map_err(|error| error.to_string());
+        assert_eq!(over.err().as_deref(), Some("arguments: more than the limit of 4096 values"));
         let mut lossy = Arguments::read(b"{\"a\":\"\xff\"}", "x").expect("an object");
         assert_eq!(lossy.text("a"), Ok(Some("\u{fffd}".to_owned())));
     }

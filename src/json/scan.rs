@@ -85,6 +85,8 @@ pub struct Scanner {
     role: Role,
     found: Option<Range<usize>>,
     depth: usize,
+    /// Values that have begun.
+    values: usize,
     /// A bit for each level: set for an object, not set for a list.
     objects: Vec<u64>,
 }
@@ -112,6 +114,7 @@ impl Scanner {
             role: Role::Ordinary,
             found: None,
             depth: 0,
+            values: 0,
             objects: Vec::new(),
         }
     }
@@ -145,6 +148,11 @@ impl Scanner {
     /// text, the last one that is a string and has come in full; a `null` changes nothing.
     pub fn found(&self) -> Option<Range<usize>> {
         self.found.clone()
+    }
+
+    /// How many values have begun, those inside of others too: what a tree of them would cost goes by this.
+    pub fn values(&self) -> usize {
+        self.values
     }
 
     /// Takes a byte outside of a string's plain text. 1, or 0 when the byte ended a number and is to be looked at again.
@@ -194,6 +202,7 @@ impl Scanner {
 
     /// Begins the value that has this first byte.
     fn begin(&mut self, byte: u8) -> Result<(), Invalid> {
+        self.values += 1;
         if let Role::Watched(_) = self.role {
             self.role = match byte {
                 b'"' => Role::Watched(self.at),
@@ -412,6 +421,15 @@ mod tests {
         let (result, _, found) = outcome(command, text.as_bytes());
         assert_eq!(result, Ok(Some(text.len())), "{text}");
         found.map(|range| &text[range])
+    }
+
+    #[test]
+    fn values_are_counted_at_every_level_and_names_are_none() {
+        for (text, count) in [("7\n", 1), ("[]", 1), (r#"{"a":1,"b":[2,{"c":null}],"d":"x,y"}"#, 7)] {
+            let mut scanner = Scanner::value();
+            assert!(matches!(scanner.feed(text.as_bytes()), Ok(Some(_))), "{text}");
+            assert_eq!(scanner.values(), count, "{text}");
+        }
     }
 
     #[test]

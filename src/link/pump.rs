@@ -166,7 +166,15 @@ impl Pump<'_> {
         gone.into_iter().for_each(|id| mux.reset(id, Reason::Gone));
         mux.sweep();
         let channels = mux.channels();
-        self.locals.retain(|local| channels.iter().any(|channel| channel.id == local.id));
+        self.locals.retain(|local| {
+            let stays = channels.iter().any(|channel| channel.id == local.id);
+            if !stays {
+                // With bytes unread in it, its closing would be a reset, which takes away what was handed on and is not read yet.
+                let _ = fd::shutdown(local.socket.as_fd());
+                while let Ok(1..) = fd::read(local.socket.as_fd(), &mut self.buffer) {}
+            }
+            stays
+        });
     }
 
     /// Waits for something to do. `wake`: what else to wait for. The answer says whether that can be read; an error is the line's end.

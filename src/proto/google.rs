@@ -58,14 +58,17 @@ const NO_PLACE: u8 = 108;
 /// Bytes of one read. Requests are short; long ones come in as many reads as they need.
 const READ_BYTES: usize = 16 << 10;
 
-/// Bytes of one read of what is not wanted. Seldom anything is there, and it is looked for in every connection.
-const DISCARD_BYTES: usize = 2 << 10;
-
 /// How long a client may leave us waiting for room for its response, before it counts as gone.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long to take in what a client still sends after it was refused: it may write all before it reads, and would never see the answer.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long such a client may pause where only our end tells it the end of the answer.
+const DRAIN_LULL: Duration = Duration::from_millis(50);
+
+/// Bytes of one read of it.
+const DRAIN_BYTES: usize = 16 << 10;
 
 /// Whether a connection that begins with this byte speaks it: JSON's white space, and the first bytes of all its values, so that what is no
 /// object is told so by the right protocol.
@@ -101,6 +104,17 @@ enum Refused {
 /// # Errors
 /// Those of the stream while the response is written.
 pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
+    match converse(stream, head, circumstances) {
+        // It did not want the response, or not all of it. That is its own affair.
+        Err(error) if matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+            log::debug!("a client left before its response was sent");
+            Ok(Ended::Regular)
+        }
+        ended => ended,
+    }
+}
+
+fn converse(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
     stream.set_nonblocking(true)?;
     let on_line = circumstances.opening == Opening::Agent;
     let mut begun = circumstances.accepted;
@@ -117,7 +131,7 @@ pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::
             let mut answer = answer(&request, &name, &stream, circumstances);
             drop(request);
             let sent = send(&stream, &answer.bytes, circumstances.stop);
-            finish(&stream);
+            stream.end();
             drop(stream);
             if let Some(afterwards) = answer.afterwards.take() {
                 afterwards();
@@ -152,14 +166,8 @@ pub fn at_once(stream: &Stream, head: &[u8], circumstances: &Circumstances) -> b
     let answer = answer(&head[..end], &name, stream, circumstances);
     // Nothing stands in the way of so few bytes on a new socket; and a client that has gone misses nothing.
     let _ = fd::send_now(stream.output(), &answer.bytes);
-    finish(stream);
+    stream.end();
     true
-}
-
-/// Leaves nothing unread at the end, or the kernel resets the connection and the client may lose its response.
-fn finish(stream: &Stream) {
-    let _ = fd::shutdown(stream.input());
-    discard(stream);
 }
 
 /// Reads one request: its text and the name of its command.
@@ -171,7 +179,7 @@ fn receive(
 ) -> Result<(Vec<u8>, String), Refused> {
     let with = |bytes: &[u8]| Refused::With(bytes.to_vec());
     let limit = circumstances.settings.request_max;
-    let deadline = begun + circumstances.settings.request_timeout;
+    let deadline = circumstances.settings.request_deadline(begun);
     let mut scanner = Scanner::object(MEMBER);
     let mut request = head.to_vec();
     let mut fresh = 0;
@@ -309,29 +317,24 @@ fn send(stream: &Stream, mut bytes: &[u8], stop: BorrowedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes in what a client still sends, and waits for its end, but not for long.
+/// Takes in what a client still sends after it was refused, and waits for its end, but not for long. A pipe cannot say that nothing more will
+/// be written to it: its client waits for the end of our process, which must not be late.
 fn drain(stream: &Stream, stop: BorrowedFd) -> io::Result<()> {
-    let _ = fd::shutdown_write(stream.output());
-    let deadline = Instant::now() + DRAIN_PATIENCE;
-    while !discard(stream) {
+    let is_socket = fd::shutdown_write(stream.output()).is_ok();
+    let mut buffer = [0; DRAIN_BYTES];
+    let end = Instant::now() + DRAIN_PATIENCE;
+    while Instant::now() < end {
+        match fd::read(stream.input(), &mut buffer) {
+            Ok(0) => break,
+            Ok(_) => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        let deadline = if is_socket { end } else { Instant::now() + DRAIN_LULL };
         match wait(stream.input(), fd::READ, stop, deadline)? {
-            Woken::Ready if Instant::now() < deadline => {}
-            _ => break,
+            Woken::Ready => {}
+            Woken::TimeOver | Woken::Stopped => break,
         }
     }
     Ok(())
-}
-
-/// Takes in what is there. True when it was the last.
-fn discard(stream: &Stream) -> bool {
-    let mut buffer = [0; DISCARD_BYTES];
-    let deadline = Instant::now() + DRAIN_PATIENCE;
-    loop {
-        match fd::read(stream.input(), &mut buffer) {
-            Ok(0) => return true,
-            Ok(_) if Instant::now() < deadline => {}
-            Ok(_) => return false,
-            Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
-        }
-    }
 }

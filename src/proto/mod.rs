@@ -6,7 +6,7 @@ pub mod settings;
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::engine::Ended;
 use crate::proto::settings::Settings;
@@ -23,13 +23,13 @@ pub struct Protocol {
     at_once: fn(&Stream, &[u8], &Circumstances) -> bool,
     /// The message that tells a peer why it is not served.
     refusal: fn(&str) -> Vec<u8>,
-    patience: fn(&Settings) -> Option<Duration>,
+    deadline: fn(&Settings, Instant) -> Option<Instant>,
 }
 
 impl Protocol {
-    /// How long a peer may be silent, from its connection on, before this protocol is to deal with it; `None`: as long as it likes.
-    pub fn patience(&self, settings: &Settings) -> Option<Duration> {
-        (self.patience)(settings)
+    /// Until when a peer that connected at this time may be silent before the protocol is to deal with it; `None`: as long as it likes.
+    pub fn deadline(&self, settings: &Settings, accepted: Instant) -> Option<Instant> {
+        (self.deadline)(settings, accepted)
     }
 }
 
@@ -65,7 +65,7 @@ pub const PROTOCOLS: [Protocol; 2] = [
         serve: cbor::serve,
         at_once: |_, _, _| false,
         refusal: cbor::refusal,
-        patience: |_| None,
+        deadline: |_, _| None,
     },
     Protocol {
         name: google::NAME,
@@ -73,7 +73,7 @@ pub const PROTOCOLS: [Protocol; 2] = [
         serve: google::serve,
         at_once: google::at_once,
         refusal: google::refusal,
-        patience: |settings| Some(settings.request_timeout),
+        deadline: |settings, accepted| Some(settings.request_deadline(accepted)),
     },
 ];
 
@@ -121,8 +121,10 @@ pub fn serve_at_once(stream: &Stream, head: &[u8], circumstances: &Circumstances
 pub fn refuse(stream: &Stream, pinned: Option<&'static Protocol>, why: &str) {
     // Else the only protocol whose clients read an error before they have said a word.
     let refusal = pinned.map_or(PROTOCOLS[0].refusal, |protocol| protocol.refusal);
+    // So short a message finds room, or nobody reads.
+    let _ = stream.set_nonblocking(true);
     let _ = fd::write(stream.output(), &refusal(why));
-    let _ = fd::shutdown_write(stream.output());
+    stream.end();
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What all connections of an agent have in common.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::commands::table::Table;
 
@@ -21,7 +21,15 @@ pub struct Settings {
     pub request_max: usize,
 }
 
+/// Longest time that a request gets, whatever is set: a year, which no clock overflows with.
+const LONGEST: Duration = Duration::from_secs(365 * 86_400);
+
 impl Settings {
+    /// When a request that began at this time must be complete.
+    pub fn request_deadline(&self, begun: Instant) -> Instant {
+        begun + self.request_timeout.min(LONGEST)
+    }
+
     /// The usual ones, with these commands.
     pub fn with(commands: Table) -> Settings {
         Settings { commands: Arc::new(commands), request_timeout: REQUEST_TIMEOUT, request_max: REQUEST_MAX }

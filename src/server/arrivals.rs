@@ -22,7 +22,7 @@ pub struct Arrival {
 impl Arrival {
     /// When its protocol wants to be told that nothing has come.
     fn deadline(&self, settings: &Settings) -> Option<Instant> {
-        self.pinned.and_then(|protocol| protocol.patience(settings)).map(|patience| self.accepted + patience)
+        self.pinned.and_then(|protocol| protocol.deadline(settings, self.accepted))
     }
 }
 

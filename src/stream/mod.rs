@@ -14,6 +14,9 @@ use crate::sys::fd;
 /// Bytes of a socket's send buffer: a chunk of 256 KiB and the next one. Most systems allow less than half of it; the kernel doubles that.
 const SEND_BUFFER: usize = 512 << 10;
 
+/// Bytes of one read of what is not wanted. Seldom anything is there.
+const UNREAD_BYTES: usize = 2 << 10;
+
 /// Both directions of one connection.
 #[derive(Debug)]
 pub struct Stream {
@@ -91,6 +94,14 @@ impl Stream {
         if let Some(witness) = witness {
             (witness.settle)(patience);
         }
+    }
+
+    /// Ends both directions of a socket without waiting, and takes in what has come and nobody will read: a socket that is closed with bytes
+    /// unread resets its connection, and the peer may lose what it was sent last.
+    pub fn end(&self) {
+        let _ = fd::shutdown(self.input());
+        let mut unread = [0; UNREAD_BYTES];
+        while let Ok(1..) = fd::receive_now(self.input(), &mut unread) {}
     }
 
     /// Two connected streams.

@@ -69,7 +69,7 @@ impl Monitor {
         let pinned = protocol.map(|name| proto::by_name(name).expect("a protocol"));
         let serve = move || -> io::Result<Ended> {
             let (accepted, stop, settings) = (Instant::now(), stop.0.as_fd(), &settings);
-            proto::serve(theirs, &Circumstances { pinned, opening: Opening::Peer, stop, accepted, settings })
+            proto::serve(theirs, &[], &Circumstances { pinned, opening: Opening::Peer, stop, accepted, settings })
         };
         Client::over(ours).with_server(thread::spawn(serve))
     }
