@@ -28,6 +28,7 @@
 //! | [`client`] | the host's side of a connection |
 //! | [`mkinitramfs`] | which files go into an archive |
 //! | [`init`] | process 1 |
+//! | [`config`] | what an agent is told by files and options |
 //! | [`vm`] | guests under QEMU |
 //! | [`cli`] | the commands |
 //!
@@ -65,6 +66,7 @@
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod config;
 pub mod cpio;
 pub mod crc;
 pub mod engine;
