@@ -13,7 +13,7 @@
 //!
 //! The kernel command line may hold `lodger.*` options (see `options`), which a container's process 1 does not read. /etc/lodger/modules
 //! lists kernel modules that are loaded before the agent starts, one file a line in their order; `#` begins a comment. /etc/lodger/listen
-//! lists addresses for the agent, for when the command line has none. /etc/hostname is read as everywhere.
+//! lists addresses for the agent, for when the command line has none; without both the agent's own file /etc/lodger/lodger.conf counts. /etc/hostname is read as everywhere.
 
 mod console;
 mod mounts;
