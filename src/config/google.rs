@@ -43,22 +43,27 @@ pub struct Monitor {
     pub request_timeout: Option<Duration>,
 }
 
-/// The texts of the keys with the places of their values; a later value takes the place of an earlier one.
-#[derive(Default)]
-struct Values {
-    enabled: Option<Value>,
-    path: Option<Value>,
-    mode: Option<Value>,
-    group: Option<Value>,
-    timeout: Option<Value>,
+/// The keys of the section, in lower case.
+const KEYS: [&str; 5] = [
+    "command_monitor_enabled",
+    "command_pipe_path",
+    "command_pipe_mode",
+    "command_pipe_group",
+    "command_request_timeout",
+];
+
+/// A value and its place, with the key as it is written there.
+struct Value<'a> {
+    text: &'a Text,
+    line: usize,
+    key: &'a str,
+    value: &'a str,
 }
 
-struct Value {
-    /// Which text, and the line in it.
-    text: usize,
-    line: usize,
-    key: String,
-    value: String,
+impl Value<'_> {
+    fn wrong(&self, why: String) -> Error {
+        self.text.wrong(self.line, self.key, why)
+    }
 }
 
 /// Reads the file, which must be there, and those behind it, which need not: `None` when they do not want a monitor.
@@ -72,16 +77,24 @@ pub fn read(file: &Path) -> Result<Option<Monitor>, Error> {
         name.push(ending);
         texts.extend(Text::read_if_there(&PathBuf::from(name))?);
     }
-    let mut values = Values::default();
-    for (index, text) in texts.iter().enumerate() {
-        values.collect(index, text)?;
+    // A later value takes the place of an earlier one.
+    let mut values = [const { None }; KEYS.len()];
+    for text in &texts {
+        collect(text, &mut values)?;
     }
     // All of them, also when there will be no monitor: what is wrong is wrong.
-    let enabled = checked(&texts, &values.enabled, truth)?.unwrap_or(false);
-    let path = checked(&texts, &values.path, path)?.flatten().unwrap_or_else(|| PATH.into());
-    let mode = checked(&texts, &values.mode, mode)?.unwrap_or(MODE);
-    let group = checked(&texts, &values.group, group)?.flatten();
-    let request_timeout = checked(&texts, &values.timeout, duration)?;
+    let [enabled, path, mode, group, timeout] = &values;
+    let check = |value: &Option<Value>, check: &mut dyn FnMut(&str) -> Result<(), String>| match value {
+        Some(value) => check(value.value).map_err(|why| value.wrong(why)),
+        None => Ok(()),
+    };
+    let mut found = Found { enabled: false, path: PATH.into(), mode: MODE, group: None, request_timeout: None };
+    check(enabled, &mut |text| truth(text).map(|truth| found.enabled = truth))?;
+    check(path, &mut |text| absolute(text).map(|path| found.path = path))?;
+    check(mode, &mut |text| octal(text).map(|mode| found.mode = mode))?;
+    check(group, &mut |text| group_of(text).map(|group| found.group = group))?;
+    check(timeout, &mut |text| duration(text).map(|time| found.request_timeout = Some(time)))?;
+    let Found { enabled, path, mode, group, request_timeout } = found;
     let addr = |path| Addr {
         carrier: Carrier::Unix { path, mode, group: group.clone() },
         protocol: Some("google".to_owned()),
@@ -93,35 +106,34 @@ pub fn read(file: &Path) -> Result<Option<Monitor>, Error> {
     Ok(enabled.then_some(Monitor { addrs, request_timeout }))
 }
 
-impl Values {
-    fn collect(&mut self, index: usize, text: &Text) -> Result<(), Error> {
-        let mut inside = false;
-        for (number, line) in text.lines(&['#', ';']) {
-            if let Some(rest) = line.strip_prefix('[') {
-                let end = rest.find(']').ok_or_else(|| text.wrong(number, "", "the ] of the section is missing"))?;
-                inside = rest[..end].trim().eq_ignore_ascii_case(SECTION);
-                continue;
-            }
-            if !inside {
-                continue;
-            }
-            let Some((key, value)) = line.split_once(['=', ':']) else {
-                return Err(text.wrong(number, "", format!("\"{line}\": neither key = value nor a comment")));
-            };
-            let key = key.trim_end();
-            let slot = match key.to_ascii_lowercase().as_str() {
-                "command_monitor_enabled" => &mut self.enabled,
-                "command_pipe_path" => &mut self.path,
-                "command_pipe_mode" => &mut self.mode,
-                "command_pipe_group" => &mut self.group,
-                "command_request_timeout" => &mut self.timeout,
-                _ => continue,
-            };
-            let value = bare(value.trim_start()).to_owned();
-            *slot = Some(Value { text: index, line: number, key: key.to_owned(), value });
+struct Found {
+    enabled: bool,
+    path: PathBuf,
+    mode: u32,
+    group: Option<String>,
+    request_timeout: Option<Duration>,
+}
+
+fn collect<'a>(text: &'a Text, values: &mut [Option<Value<'a>>; KEYS.len()]) -> Result<(), Error> {
+    let mut inside = false;
+    for (line, content) in text.lines(b"#;") {
+        if let Some(rest) = content.strip_prefix('[') {
+            let end = rest.find(']').ok_or_else(|| text.wrong(line, "", "the ] of the section is missing"))?;
+            inside = rest[..end].trim().eq_ignore_ascii_case(SECTION);
+            continue;
         }
-        Ok(())
+        if !inside {
+            continue;
+        }
+        let Some(end) = content.bytes().position(|byte| byte == b'=' || byte == b':') else {
+            return Err(text.no_entry(line, content));
+        };
+        let (key, value) = (content[..end].trim_end(), bare(content[end + 1..].trim_start()));
+        if let Some(index) = KEYS.iter().position(|known| known.eq_ignore_ascii_case(key)) {
+            values[index] = Some(Value { text, line, key, value });
+        }
     }
+    Ok(())
 }
 
 /// A value without quotes around it, or without a comment behind it.
@@ -131,12 +143,8 @@ fn bare(value: &str) -> &str {
             return inner;
         }
     }
-    value.split(['#', ';']).next().unwrap_or_default().trim_end()
-}
-
-fn checked<T>(texts: &[Text], value: &Option<Value>, check: fn(&str) -> Result<T, String>) -> Result<Option<T>, Error> {
-    let Some(Value { text, line, key, value }) = value else { return Ok(None) };
-    check(value).map(Some).map_err(|why| texts[*text].wrong(*line, key, why))
+    let end = value.bytes().position(|byte| byte == b'#' || byte == b';');
+    value[..end.unwrap_or(value.len())].trim_end()
 }
 
 fn truth(text: &str) -> Result<bool, String> {
@@ -148,21 +156,21 @@ fn truth(text: &str) -> Result<bool, String> {
     }
 }
 
-fn path(text: &str) -> Result<Option<PathBuf>, String> {
+fn absolute(text: &str) -> Result<PathBuf, String> {
     match text {
-        "" => Ok(None),
-        _ if text.starts_with('/') => Ok(Some(text.into())),
+        "" => Ok(PATH.into()),
+        _ if text.starts_with('/') => Ok(text.into()),
         _ => Err(format!("\"{text}\": no absolute path")),
     }
 }
 
-fn mode(text: &str) -> Result<u32, String> {
+fn octal(text: &str) -> Result<u32, String> {
     let is_octal = text.bytes().all(|byte| matches!(byte, b'0'..=b'7'));
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| is_octal && *mode <= 0o777);
     mode.ok_or_else(|| format!("\"{text}\": no octal digits up to 777"))
 }
 
-fn group(text: &str) -> Result<Option<String>, String> {
+fn group_of(text: &str) -> Result<Option<String>, String> {
     match text {
         "" | "-1" => Ok(None),
         _ => user::look_up(&format!(":{text}")).map(|_| Some(text.to_owned())),
@@ -173,7 +181,8 @@ fn group(text: &str) -> Result<Option<String>, String> {
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = |why: &str| Err(format!("\"{text}\": {why}"));
     let mut rest = text.strip_prefix('+').unwrap_or(text);
-    let (mut total, limit) = (0u128, TIME_MAX.as_nanos());
+    // A year of nanoseconds is below 2^55.
+    let (mut total, limit) = (0u64, TIME_MAX.as_nanos() as u64);
     if rest.is_empty() {
         return wrong("no duration");
     }
@@ -193,24 +202,23 @@ fn duration(text: &str) -> Result<Duration, String> {
             "ms" => 1_000_000,
             "s" => 1_000_000_000,
             "m" => 60_000_000_000,
-            "h" => 3_600_000_000_000u128,
+            "h" => 3_600_000_000_000u64,
             // Go takes a bare zero; it would not be above zero anyway.
             "" => return wrong("a unit is missing (ns, us, ms, s, m or h)"),
             _ => return wrong("unknown unit (ns, us, ms, s, m or h)"),
         };
         let Some(whole) = format!("0{whole}").parse::<u64>().ok() else { return wrong("longer than a year") };
-        total = total.saturating_add(u128::from(whole) * unit_ns);
+        total = total.saturating_add(whole.saturating_mul(unit_ns));
         for digit in fraction.bytes() {
             unit_ns /= 10;
-            total += u128::from(digit - b'0') * unit_ns;
+            total = total.saturating_add(u64::from(digit - b'0') * unit_ns);
         }
         rest = behind;
     }
     match total {
         0 => wrong("must be above zero"),
         total if total > limit => wrong("longer than a year"),
-        // A year of nanoseconds is below 2^55.
-        total => Ok(Duration::from_nanos(total as u64)),
+        total => Ok(Duration::from_nanos(total)),
     }
 }
 
@@ -258,9 +266,9 @@ mod tests {
 
     #[test]
     fn modes_are_octal_digits_alone() {
-        assert_eq!([mode("770"), mode("0770"), mode("0")], [Ok(0o770), Ok(0o770), Ok(0)]);
+        assert_eq!([octal("770"), octal("0770"), octal("0")], [Ok(0o770), Ok(0o770), Ok(0)]);
         for text in ["", "0o770", "rwx", "+770", "-1", "778", "1777", "99999999999999"] {
-            assert_eq!(mode(text), Err(format!("\"{text}\": no octal digits up to 777")));
+            assert_eq!(octal(text), Err(format!("\"{text}\": no octal digits up to 777")));
         }
     }
 

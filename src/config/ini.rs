@@ -82,12 +82,17 @@ impl Text {
     }
 
     /// The lines without blanks around them, with their numbers from 1; no empty ones, and none that begin with one of the `comment`
-    /// characters.
-    pub fn lines(&self, comment: &'static [char]) -> impl Iterator<Item = (usize, &str)> {
+    /// bytes.
+    pub fn lines(&self, comment: &[u8]) -> Vec<(usize, &str)> {
         // What editors of other systems put in front.
         let text = self.text.strip_prefix('\u{feff}').unwrap_or(&self.text);
         let numbered = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
-        numbered.filter(move |(_, line)| !line.is_empty() && !line.starts_with(comment))
+        numbered.filter(|(_, line)| line.bytes().next().is_some_and(|byte| !comment.contains(&byte))).collect()
+    }
+
+    /// The error of a line that is no entry.
+    pub fn no_entry(&self, line: usize, content: &str) -> Error {
+        self.wrong(line, "", format!("\"{content}\": neither key = value nor a comment"))
     }
 
     /// The error of one of its lines.
@@ -102,7 +107,7 @@ mod tests {
 
     fn lines(bytes: &[u8]) -> Result<Vec<(usize, String)>, String> {
         let text = Text::new(Path::new("/f"), bytes.to_vec()).map_err(|error| error.to_string())?;
-        Ok(text.lines(&['#']).map(|(number, line)| (number, line.to_owned())).collect())
+        Ok(text.lines(b"#").into_iter().map(|(number, line)| (number, line.to_owned())).collect())
     }
 
     #[test]

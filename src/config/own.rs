@@ -56,9 +56,9 @@ impl Own {
     pub fn read(text: &Text) -> Result<Own, Error> {
         let mut own = Own::default();
         let mut seen: Vec<(&str, usize)> = Vec::new();
-        for (number, line) in text.lines(&['#']) {
+        for (number, line) in text.lines(b"#") {
             let Some((key, value)) = line.split_once('=') else {
-                return Err(text.wrong(number, "", format!("\"{line}\": neither key = value nor a comment")));
+                return Err(text.no_entry(number, line));
             };
             let (key, value) = (key.trim_end(), without_comment(value).trim());
             if let Some((_, first)) = seen.iter().find(|(known, _)| *known == key && key != "listen") {
