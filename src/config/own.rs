@@ -11,8 +11,7 @@ use crate::config::{Way, way};
 use crate::sys::process;
 
 /// All keys, in the order of the help.
-const KEYS: [&str; 7] =
-    ["listen", "request-timeout", "request-size", "connections", "commands-directory", "command-timeout", "log"];
+const KEYS: &str = "listen, request-timeout, request-size, connections, commands-directory, command-timeout, log";
 
 /// Levels of the log, quietest first.
 const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
@@ -80,9 +79,10 @@ impl Own {
             "command-timeout" => self.command_timeout = Some(time(value)?),
             "log" => {
                 let level = LEVELS.into_iter().find(|level| *level == value);
-                self.log = Some(level.ok_or_else(|| format!("\"{value}\": no level ({} are)", LEVELS.join(", ")))?);
+                self.log =
+                    Some(level.ok_or_else(|| format!("\"{value}\": no level (error, warn, info, debug, trace are)"))?);
             }
-            _ => return Err(format!("unknown key ({} are known)", KEYS.join(", "))),
+            _ => return Err(format!("unknown key ({KEYS} are known)")),
         }
         Ok(())
     }
