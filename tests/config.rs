@@ -250,6 +250,17 @@ fn listeners_of_options_replace_those_of_the_file() {
 }
 
 #[test]
+fn a_default_listener_is_for_when_nobody_says_anything() {
+    let place = Place::new();
+    place.write("conf", format!("listen = unix:{}\n", place.path("a")));
+    let agent = place.start(&["--config", "F/conf", "--listen-default", "unix:F/b"], &["a"]);
+    assert!(!place.0.path("b").exists());
+    drop(agent);
+    place.write("conf", "");
+    let _agent = place.start(&["--config", "F/conf", "--listen-default", "unix:F/b"], &["b"]);
+}
+
+#[test]
 fn the_log_has_the_level_of_the_environment_else_of_the_file() {
     let place = Place::new();
     place.write("conf", format!("listen = unix:{}\nlog = info\n", place.path("a")));

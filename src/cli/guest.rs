@@ -16,6 +16,7 @@ pub const SERVE: Command = Command {
     summary: "be the agent",
     help: "usage: lodger serve [--listen ADDR]... [--config FILE] [--google-config FILE]
                     [--request-timeout TIME] [--commands DIRECTORY] [--spare-console]
+                    [--listen-default ADDR]...
 
   --listen ADDR   where to listen; may stand several times (default unix:/run/lodger.sock):
                   unix:PATH[,mode=0600][,group=NAME]   a unix socket
@@ -30,6 +31,8 @@ pub const SERVE: Command = Command {
                                unix:/run/lodger.sock, the virtio port org.lodger.0, vsock port
                                1074, hvc1, ttyS1 and the line of the console (auto,noconsole:
                                without that)
+  --listen-default ADDR   where to listen when neither --listen nor a file says; may stand
+                  several times
   --config FILE   read this file in place of /etc/lodger/lodger.conf, which need not be there
   --google-config FILE   listen as section [Unstable] of this file of Google's guest agent says
                   (command_monitor_enabled, command_pipe_path, command_pipe_mode,
@@ -63,6 +66,7 @@ fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
     while let Some(argument) = parser.next()? {
         match argument {
             Arg::Long("listen") => options.listen.push(text(parser.value()?)?),
+            Arg::Long("listen-default") => options.listen_default.push(text(parser.value()?)?),
             Arg::Long("request-timeout") => options.request_timeout = Some(text(parser.value()?)?),
             Arg::Long("commands") => {
                 // The agent may change its directory, but means the one of its start.

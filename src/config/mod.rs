@@ -37,6 +37,8 @@ pub enum Way {
 #[derive(Debug, Default)]
 pub struct Options {
     pub listen: Vec<String>,
+    /// For when nobody else says anything.
+    pub listen_default: Vec<String>,
     pub request_timeout: Option<String>,
     pub commands: Option<PathBuf>,
     pub config: Option<PathBuf>,
@@ -93,7 +95,8 @@ pub fn read(options: &Options) -> Result<Told, Error> {
     };
     let own = text.as_ref().map(Own::read).transpose()?.unwrap_or_default();
     let monitor = options.google_config.as_deref().map(google::read).transpose()?.flatten();
-    let given = options.listen.iter().map(|text| way(text)).collect::<Result<Vec<_>, _>>().map_err(Error::Option)?;
+    let given = ways_of(&options.listen)?;
+    let default = ways_of(&options.listen_default)?;
     let mut ways = if given.is_empty() { own.ways } else { given };
     let mut timeout = own.request_timeout;
     if let Some(monitor) = monitor {
@@ -102,6 +105,9 @@ pub fn read(options: &Options) -> Result<Told, Error> {
     }
     if let Some(text) = &options.request_timeout {
         timeout = Some(own::time(text).map_err(|why| Error::Option(format!("--request-timeout {why}")))?);
+    }
+    if ways.is_empty() {
+        ways = default;
     }
     if ways.is_empty() {
         match &options.google_config {
@@ -127,6 +133,10 @@ pub fn read(options: &Options) -> Result<Told, Error> {
         }
     }
     Ok(Told { config, log: own.log })
+}
+
+fn ways_of(texts: &[String]) -> Result<Vec<Way>, Error> {
+    texts.iter().map(|text| way(text).map_err(Error::Option)).collect()
 }
 
 /// What a text means by a thing to listen on. All that can be known before it is opened is checked, while the place of the text is known.

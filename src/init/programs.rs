@@ -68,9 +68,10 @@ impl Agent {
     /// An agent that is due for its first start.
     pub fn new(options: &Options, now: Instant) -> Agent {
         let listen = options.listen.iter().flat_map(|address| ["--listen", address]);
+        let default = options.listen_default.iter().flat_map(|address| ["--listen-default", address]);
         // A program on the console has its line to itself, whoever else says `auto`: the agent's own file may.
         let spare = options.exec.as_ref().map(|_| "--spare-console");
-        let words = ["lodger", "serve"].into_iter().chain(spare).chain(listen);
+        let words = ["lodger", "serve"].into_iter().chain(spare).chain(listen).chain(default);
         let argv = words.filter_map(|word| c_string(word).ok()).collect();
         Agent { argv, back_off: BackOff::default(), state: State::Waits { until: now } }
     }
@@ -225,8 +226,8 @@ mod tests {
             agent.argv,
             [c"lodger", c"serve", c"--listen", c"unix:/a,mode=0600", c"--listen", c"vsock:1"].map(CString::from)
         );
-        let auto = Options { listen: vec!["auto".to_owned()], ..Options::default() };
-        assert_eq!(Agent::new(&auto, Instant::now()).argv[3], c"auto".to_owned());
+        let auto = Options { listen_default: vec!["auto".to_owned()], ..Options::default() };
+        assert_eq!(Agent::new(&auto, Instant::now()).argv[2..], [c"--listen-default", c"auto"].map(CString::from));
     }
 
     #[test]
