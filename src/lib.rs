@@ -29,6 +29,7 @@
 //! | [`monitor`] | commands of a program of one's own |
 //! | [`mkinitramfs`] | which files go into an archive |
 //! | [`init`] | process 1 |
+//! | [`config`] | what an agent is told by files and options |
 //! | [`vm`] | guests under QEMU |
 //! | [`cli`] | the commands |
 //!
@@ -66,6 +67,7 @@
 pub mod cli;
 pub mod client;
 pub mod commands;
+pub mod config;
 pub mod cpio;
 pub mod crc;
 pub mod engine;

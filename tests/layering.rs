@@ -38,6 +38,8 @@ const TABLE: [(&str, u32, &[&str]); 24] = [
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.
     ("mkinitramfs", 5, &["cpio", "crc", "exec", "sys"]),
     ("init", 6, &["sys"]),
+    // `commands`, `proto`, `server`: their settings are what it reads. `exec`: it looks up groups. `transport`: it reads addresses.
+    ("config", 6, &["commands", "exec", "proto", "server", "sys", "transport"]),
     // `exec`: QEMU is a program with streams. `link`, `stream`: what it wants of the line. `sys`: it waits for QEMU and the guest at once.
     ("vm", 6, &["client", "exec", "link", "mkinitramfs", "stream", "sys", "transport"]),
     // The command line starts everything that the program can be, and shows what programs, files and recordings say. `json`: people write
@@ -48,6 +50,7 @@ const TABLE: [(&str, u32, &[&str]); 24] = [
         &[
             "client",
             "commands",
+            "config",
             "exec",
             "init",
             "json",

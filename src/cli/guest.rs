@@ -6,17 +6,17 @@ use std::process::ExitCode;
 use lexopt::{Arg, Parser};
 
 use crate::cli::{Command, Failure, no_more, text};
-use crate::commands::table::Table;
+use crate::config::{self, Options, Told};
 use crate::init::{self, End};
-use crate::proto::settings::Settings;
-use crate::server::{self, Config};
+use crate::server;
 use crate::sys::{errno, process};
-use crate::transport::{self, Addr, auto};
 
 pub const SERVE: Command = Command {
     name: "serve",
     summary: "be the agent",
-    help: "usage: lodger serve [--listen ADDR]...
+    help: "usage: lodger serve [--listen ADDR]... [--config FILE] [--google-config FILE]
+                    [--request-timeout TIME] [--commands DIRECTORY] [--spare-console]
+                    [--listen-default ADDR]...
 
   --listen ADDR   where to listen; may stand several times (default unix:/run/lodger.sock):
                   unix:PATH[,mode=0600][,group=NAME]   a unix socket
@@ -31,6 +31,26 @@ pub const SERVE: Command = Command {
                                unix:/run/lodger.sock, the virtio port org.lodger.0, vsock port
                                1074, hvc1, ttyS1 and the line of the console (auto,noconsole:
                                without that)
+  --listen-default ADDR   where to listen when neither --listen nor a file says; may stand
+                  several times
+  --config FILE   read this file in place of /etc/lodger/lodger.conf, which need not be there
+  --google-config FILE   listen as section [Unstable] of this file of Google's guest agent says
+                  (command_monitor_enabled, command_pipe_path, command_pipe_mode,
+                  command_pipe_group, command_request_timeout), beside the other addresses;
+                  FILE.distro and FILE.template are read after it
+  --request-timeout TIME, --commands DIRECTORY   win over the file
+  --spare-console auto, wherever it stands, means auto,noconsole
+
+The file has lines KEY = VALUE; # begins a comment, at the start of a line or behind a blank:
+  listen = ADDR           as above; may stand several times; --listen replaces all of them
+  request-timeout = TIME  how long a JSON request may take to arrive: 500ms, 10s (default), 1m
+  request-size = BYTES    its longest: 1 KiB to 64 MiB, a plain number or one with KiB or MiB
+                          (default 1 MiB)
+  connections = N         served at once: 1 to 4096 (default 256), two open files each
+  commands-directory = DIRECTORY   programs that are commands (default /etc/lodger/commands.d)
+  command-timeout = TIME  how long one of them may take
+  log = LEVEL             as LODGER_LOG, which wins
+Google's file wins over this one in what it says of the time of a request.
 
 Every program that is run ends when its connection does (SIGHUP, then SIGKILL), and so does
 everything at SIGTERM. Whoever can connect can do what this agent's user can.
@@ -42,33 +62,36 @@ debug, trace. NOTIFY_SOCKET is told when all addresses are open, as by sd_notify
 };
 
 fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
-    let (mut addrs, mut console) = (Vec::new(), None);
-    let parse = |text: &str| text.parse::<Addr>().map_err(|error| Failure::new(format!("{error}")));
+    let mut options = Options::default();
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("listen") => {
-                let text = text(parser.value()?)?;
-                match auto::meant_by(&text) {
-                    Some(meant) => console = Some(meant),
-                    None => addrs.push(parse(&text)?),
-                }
+            Arg::Long("listen") => options.listen.push(text(parser.value()?)?),
+            Arg::Long("listen-default") => options.listen_default.push(text(parser.value()?)?),
+            Arg::Long("request-timeout") => options.request_timeout = Some(text(parser.value()?)?),
+            Arg::Long("commands") => {
+                // The agent may change its directory, but means the one of its start.
+                let directory = parser.value()?;
+                let absolute = std::path::absolute(&directory);
+                let name = directory.to_string_lossy();
+                let failed = |error: io::Error| Failure::new(format!("--commands {name}: {}", errno::describe(&error)));
+                options.commands = Some(absolute.map_err(failed)?);
             }
+            Arg::Long("config") => options.config = Some(parser.value()?.into()),
+            Arg::Long("google-config") => options.google_config = Some(parser.value()?.into()),
+            Arg::Long("spare-console") => options.spare_console = true,
             other => return Err(other.unexpected().into()),
         }
     }
-    if addrs.is_empty() && console.is_none() {
-        addrs.push(parse(transport::DEFAULT)?);
-    }
-    log_to_stderr();
+    let Told { config, log } = config::read(&options).map_err(|error| Failure::new(error.to_string()))?;
+    log_to_stderr(log.unwrap_or("warn"));
     // Started through /proc/self/exe it would be called "exe".
     let _ = process::set_name(c"lodger");
-    server::run(Config { addrs, auto: console, ..Config::with(Settings::with(Table::of_agent())) })
-        .map_err(|error| Failure::new(error.to_string()))
+    server::run(config).map_err(|error| Failure::new(error.to_string()))
 }
 
 /// Sends log messages to stderr, as lines that say whose they are. That stderr is gone must not end the agent.
-fn log_to_stderr() {
-    let level = std::env::var("LODGER_LOG").unwrap_or_else(|_| "warn".to_owned());
+fn log_to_stderr(default: &str) {
+    let level = std::env::var("LODGER_LOG").unwrap_or_else(|_| default.to_owned());
     env_logger::Builder::new()
         .parse_filters(&level)
         .format(|out, record| {
@@ -95,7 +118,9 @@ On the kernel's command line:
                           status is reported on the console and through isa-debug-exit
   vmm.notify_socket=vsock:CID:PORT      where the agent says READY=1 (also a credential)
 
-The file /etc/lodger/modules lists kernel modules to load first, one path a line.
+The file /etc/lodger/modules lists kernel modules to load first, one path a line. The agent
+reads its own /etc/lodger/lodger.conf (`lodger help serve`); lodger.listen= replaces the
+addresses in that.
 ",
     run: init,
 };

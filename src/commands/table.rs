@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::commands::{BUILT_IN, Command, Error};
 
@@ -50,6 +51,10 @@ pub struct Table {
     built_in: &'static [Command],
     handlers: Mutex<BTreeMap<String, Handler>>,
     about: Mutex<About>,
+    #[allow(dead_code)] // Until commands are looked for there.
+    directory: Option<PathBuf>,
+    #[allow(dead_code)]
+    time_limit: Option<Duration>,
 }
 
 impl Table {
@@ -65,7 +70,17 @@ impl Table {
 
     fn with(built_in: &'static [Command]) -> Table {
         let about = About { started: Instant::now(), listeners: Vec::new(), protocols: Vec::new(), limits: Vec::new() };
-        Table { built_in, handlers: Mutex::default(), about: Mutex::new(about) }
+        Table { built_in, handlers: Mutex::default(), about: Mutex::new(about), directory: None, time_limit: None }
+    }
+
+    /// The same, with the programs of a directory.
+    pub fn with_directory(self, directory: PathBuf) -> Table {
+        Table { directory: Some(directory), ..self }
+    }
+
+    /// The same, with this time limit for them.
+    pub fn with_time_limit(self, time_limit: Duration) -> Table {
+        Table { time_limit: Some(time_limit), ..self }
     }
 
     /// Registers a handler; the empty name is a name too.

@@ -13,7 +13,8 @@
 //!
 //! The kernel command line may hold `lodger.*` options (see `options`), which a container's process 1 does not read. /etc/lodger/modules
 //! lists kernel modules that are loaded before the agent starts, one file a line in their order; `#` begins a comment. /etc/lodger/listen
-//! lists addresses for the agent, for when the command line has none. /etc/hostname is read as everywhere.
+//! lists addresses for the agent, for when neither the command line nor the agent's own file /etc/lodger/lodger.conf has any.
+//! /etc/hostname is read as everywhere.
 
 mod console;
 mod mounts;
@@ -130,9 +131,7 @@ fn read_options(console: &mut Console) -> Options {
         }
     };
     let mut options = options::parse(&String::from_utf8_lossy(&line));
-    if options.listen.is_empty() {
-        options.listen.extend(entries(&fs::read_to_string(LISTEN).unwrap_or_default()).map(str::to_owned));
-    }
+    options.listen_default.extend(entries(&fs::read_to_string(LISTEN).unwrap_or_default()).map(str::to_owned));
     options.complaints.iter().for_each(|complaint| console.line(complaint));
     options
 }

@@ -7,8 +7,10 @@
 /// What the kernel command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// Addresses in their order; none for the agent's default.
+    /// Addresses in their order; none for those of the agent's own file.
     pub listen: Vec<String>,
+    /// Addresses for when that has none either. Not from the command line.
+    pub listen_default: Vec<String>,
     pub log: Option<String>,
     pub hostname: Option<String>,
     /// Program and arguments; empty when the value makes no command, which counts as a program that cannot be started: whoever
@@ -21,7 +23,7 @@ pub struct Options {
 /// Reads the options out of a kernel command line; the last of a repeated one counts.
 pub fn parse(command_line: &str) -> Options {
     let mut options = Options::default();
-    let Options { listen, log, hostname, exec, complaints } = &mut options;
+    let Options { listen, log, hostname, exec, complaints, .. } = &mut options;
     for (name, value) in parameters(command_line) {
         let Some(option) = name.strip_prefix("lodger.") else { continue };
         match (option, value) {

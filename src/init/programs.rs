@@ -67,15 +67,12 @@ pub struct Agent {
 impl Agent {
     /// An agent that is due for its first start.
     pub fn new(options: &Options, now: Instant) -> Agent {
-        // A program on the console has its line to itself.
-        let address = |address: &'_ String| match address.as_str() {
-            "auto" if options.exec.is_some() => "auto,noconsole".to_owned(),
-            address => address.to_owned(),
-        };
-        let listen: Vec<String> =
-            options.listen.iter().flat_map(|text| ["--listen".to_owned(), address(text)]).collect();
-        let listen = listen.iter().map(String::as_str);
-        let argv = ["lodger", "serve"].into_iter().chain(listen).filter_map(|word| c_string(word).ok()).collect();
+        let listen = options.listen.iter().flat_map(|address| ["--listen", address]);
+        let default = options.listen_default.iter().flat_map(|address| ["--listen-default", address]);
+        // A program on the console has its line to itself, whoever else says `auto`: the agent's own file may.
+        let spare = options.exec.as_ref().map(|_| "--spare-console");
+        let words = ["lodger", "serve"].into_iter().chain(spare).chain(listen).chain(default);
+        let argv = words.filter_map(|word| c_string(word).ok()).collect();
         Agent { argv, back_off: BackOff::default(), state: State::Waits { until: now } }
     }
 
@@ -229,10 +226,16 @@ mod tests {
             agent.argv,
             [c"lodger", c"serve", c"--listen", c"unix:/a,mode=0600", c"--listen", c"vsock:1"].map(CString::from)
         );
-        let auto = Options { listen: vec!["auto".to_owned()], ..Options::default() };
-        assert_eq!(Agent::new(&auto, Instant::now()).argv[3], c"auto".to_owned());
-        let beside = Options { exec: Some(vec!["sh".to_owned()]), ..auto };
-        assert_eq!(Agent::new(&beside, Instant::now()).argv[3], c"auto,noconsole".to_owned());
+        let auto = Options { listen_default: vec!["auto".to_owned()], ..Options::default() };
+        assert_eq!(Agent::new(&auto, Instant::now()).argv[2..], [c"--listen-default", c"auto"].map(CString::from));
+    }
+
+    #[test]
+    fn the_agent_is_told_when_a_program_has_the_console() {
+        let options = Options { exec: Some(vec!["sh".to_owned()]), ..Options::default() };
+        let agent = Agent::new(&options, Instant::now());
+        // No address: its own file's count.
+        assert_eq!(agent.argv, [c"lodger", c"serve", c"--spare-console"].map(CString::from));
     }
 
     #[test]

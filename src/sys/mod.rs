@@ -12,6 +12,7 @@ pub mod file;
 pub mod process;
 pub mod signal;
 pub mod tty;
+pub mod unix;
 #[cfg(all(panic = "abort", target_env = "musl"))]
 mod unwind;
 pub mod vsock;

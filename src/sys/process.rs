@@ -139,6 +139,16 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
     Ok(())
 }
 
+/// getrlimit(2): the hard limit of open files of this process, up to which it may raise its own.
+pub fn descriptor_limit() -> io::Result<u64> {
+    // SAFETY: the kernel fills the structure.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        check(libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit))?;
+        Ok(limit.rlim_max)
+    }
+}
+
 /// Bytes of stack for the child until it has become another program. It runs only `prepare`, which takes no buffer of its own.
 const CHILD_STACK_BYTES: usize = 32 * 1024;
 
