@@ -6,6 +6,7 @@
 mod agent;
 pub mod arguments;
 mod process;
+pub mod program;
 pub mod table;
 
 use std::fmt;
