@@ -5,6 +5,8 @@
 
 mod agent;
 pub mod arguments;
+mod process;
+pub mod program;
 pub mod table;
 
 use std::fmt;
@@ -127,7 +129,8 @@ impl fmt::Display for Error {
 pub const AT_ONCE: [&str; 2] = ["agent.info", "agent.ping"];
 
 /// The commands that every agent has, in the order of their names.
-pub const BUILT_IN: [Command; 3] = [agent::COMMANDS, agent::INFO, agent::PING];
+pub const BUILT_IN: [Command; 6] =
+    [agent::COMMANDS, agent::INFO, agent::PING, process::list::LIST, process::run::RUN, process::signal::SIGNAL];
 
 #[cfg(test)]
 mod tests {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::commands::program::{self, Outside};
 use crate::commands::{BUILT_IN, Command, Error};
 
 /// A handler that was registered: whole request to whole response, or the text of an error.
@@ -15,6 +16,7 @@ pub type Handler = Arc<dyn Fn(&[u8]) -> Result<Vec<u8>, String> + Send + Sync>;
 pub enum Entry {
     BuiltIn(&'static Command),
     Handler(Handler),
+    Program(Outside),
 }
 
 /// What an agent says of itself.
@@ -51,16 +53,16 @@ pub struct Table {
     built_in: &'static [Command],
     handlers: Mutex<BTreeMap<String, Handler>>,
     about: Mutex<About>,
-    #[allow(dead_code)] // Until commands are looked for there.
+    /// Where commands from outside lie; an absolute path.
     directory: Option<PathBuf>,
-    #[allow(dead_code)]
-    time_limit: Option<Duration>,
+    /// How long those may take that say nothing else.
+    time_limit: Duration,
 }
 
 impl Table {
-    /// The agent's own commands.
+    /// The agent's own commands, and those in the usual directory.
     pub fn of_agent() -> Table {
-        Table::with(&BUILT_IN)
+        Table::with(&BUILT_IN).with_directory(program::DIRECTORY)
     }
 
     /// Nothing yet.
@@ -70,17 +72,20 @@ impl Table {
 
     fn with(built_in: &'static [Command]) -> Table {
         let about = About { started: Instant::now(), listeners: Vec::new(), protocols: Vec::new(), limits: Vec::new() };
-        Table { built_in, handlers: Mutex::default(), about: Mutex::new(about), directory: None, time_limit: None }
+        let (handlers, about) = (Mutex::default(), Mutex::new(about));
+        Table { built_in, handlers, about, directory: None, time_limit: program::TIME_LIMIT }
     }
 
-    /// The same, with the programs of a directory.
-    pub fn with_directory(self, directory: PathBuf) -> Table {
-        Table { directory: Some(directory), ..self }
+    /// The same, with commands from this directory; it need not be there. It is looked at again for each call of a name that is unknown else.
+    pub fn with_directory(self, directory: impl Into<PathBuf>) -> Table {
+        let directory = directory.into();
+        // The programs stand in another place than this one. Only an empty path has no absolute one, and leads nowhere anyway.
+        Table { directory: Some(std::path::absolute(&directory).unwrap_or(directory)), ..self }
     }
 
-    /// The same, with this time limit for them.
+    /// The same, with another time for commands from the directory that name none of their own.
     pub fn with_time_limit(self, time_limit: Duration) -> Table {
-        Table { time_limit: Some(time_limit), ..self }
+        Table { time_limit, ..self }
     }
 
     /// Registers a handler; the empty name is a name too.
@@ -113,7 +118,11 @@ impl Table {
         if let Some(command) = self.built_in(name) {
             return Ok(Some(Entry::BuiltIn(command)));
         }
-        Ok(lock(&self.handlers).get(name).map(|handler| Entry::Handler(Arc::clone(handler))))
+        if let Some(handler) = lock(&self.handlers).get(name) {
+            return Ok(Some(Entry::Handler(Arc::clone(handler))));
+        }
+        let Some(directory) = &self.directory else { return Ok(None) };
+        Ok(program::find(directory, name, self.time_limit)?.map(Entry::Program))
     }
 
     /// The agent's own commands.
@@ -124,6 +133,11 @@ impl Table {
     /// Names of the handlers.
     pub fn handlers(&self) -> Vec<String> {
         lock(&self.handlers).keys().cloned().collect()
+    }
+
+    /// Where commands from outside lie.
+    pub fn directory(&self) -> Option<&Path> {
+        self.directory.as_deref()
     }
 
     /// What the agent is.

@@ -4,13 +4,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use crate::exec::{Channel, Session};
+use crate::exec::{Channel, QUIET, Session};
 use crate::sys::fd;
 use crate::sys::process::Status;
-
-/// How long a stream may stay silent after the program has ended before its output counts as complete. A daemonised grandchild may hold
-/// the stream for ever; a pipeline's last words come within microseconds.
-pub const QUIET: Duration = Duration::from_millis(200);
 
 /// Bytes of the first read of a stream.
 const CHUNK_FIRST: usize = 16 << 10;

@@ -1,7 +1,9 @@
 //! One program: its start, its numbered streams, its end.
 
+pub mod capture;
 pub mod environment;
 pub mod path;
+pub mod processes;
 pub mod user;
 
 use std::cell::Cell;
@@ -24,6 +26,10 @@ pub const EXTRA_MAX: usize = 64;
 
 /// How long a program may take to end after SIGHUP before it gets SIGKILL: long enough to write a file, short enough for a test run.
 pub const HANG_UP_GRACE: Duration = Duration::from_secs(2);
+
+/// How long a stream may stay silent after the program has ended before its output counts as complete. A daemonised grandchild may hold
+/// the stream for ever; a pipeline's last words come within microseconds.
+pub const QUIET: Duration = Duration::from_millis(200);
 
 /// What to run.
 #[derive(Debug, Default)]
@@ -282,34 +288,6 @@ impl Drop for Session {
     }
 }
 
-/// Runs a program to its end without input, and gives what it writes to its standard output, cut after `limit` bytes.
-///
-/// # Errors
-/// Of the start, of pipe(2) and read(2).
-pub fn output_of(program: &Program, limit: usize) -> io::Result<Vec<u8>> {
-    let started = start(program).map_err(|why| io::Error::from_raw_os_error(why.errno()))?;
-    let (_session, mut channels) = started;
-    // Its input ends at once, and what it says on its error output goes nowhere.
-    channels.retain(|channel| channel.number != 0);
-    let mut output = Vec::new();
-    let Some(rd) = channels.iter().find(|channel| channel.number == 1).and_then(|channel| channel.rd.as_ref()) else {
-        return Ok(output);
-    };
-    while output.len() < limit {
-        fd::wait_for(rd.as_fd(), fd::READ, None)?;
-        let left = limit - output.len();
-        match fd::read_append(rd.as_fd(), &mut output, left) {
-            Ok(0) => break,
-            // A signal ended the wait.
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => {
-                read?;
-            }
-        }
-    }
-    Ok(output)
-}
-
 /// Ends programs whose client has gone, together with all in their process groups: SIGHUP (and SIGCONT, for stopped ones), and SIGKILL to
 /// what is left after `HANG_UP_GRACE`. Returns when nothing is left. The caller has closed the streams.
 pub fn hang_up(sessions: Vec<Session>) {
@@ -347,12 +325,5 @@ pub const BLIND_POLL: Duration = Duration::from_millis(10);
 
 /// Whether anybody but zombies is in the process group. Without /proc the answer is yes.
 fn group_lives(group: i32) -> bool {
-    let Ok(processes) = fs::read_dir("/proc") else { return true };
-    processes.flatten().any(|entry| {
-        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // pid (name) state ppid pgrp: the name may hold anything, a parenthesis too.
-        let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ');
-        let state = fields.next();
-        state != Some("Z") && state != Some("X") && fields.nth(1).and_then(|text| text.parse().ok()) == Some(group)
-    })
+    processes::all().map_or(true, |mut all| all.any(|process| process.group == group && !process.is_dead()))
 }

@@ -7,10 +7,12 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use crate::exec::capture::{self, Bounds, Outcome};
 use crate::exec::{self, Program};
 use crate::mkinitramfs::elf::Elf;
 use crate::mkinitramfs::{Entry, Error, GUEST_PATH, Image, inside};
@@ -116,8 +118,11 @@ fn applets(busybox: &Path) -> Result<Vec<PathBuf>, Error> {
         arguments: vec![b"--list-full".to_vec()],
         ..Program::default()
     };
-    let list = exec::output_of(&program, APPLETS_BYTES).map_err(Error::file("run", busybox))?;
-    Ok(String::from_utf8_lossy(&list).lines().map(|line| inside(Path::new(line))).collect())
+    let start = || exec::start(&program).map_err(|why| io::Error::from_raw_os_error(why.errno()));
+    let bounds = Bounds { stdout_max: APPLETS_BYTES, ..Bounds::default() };
+    let run = start().and_then(|(session, channels)| capture::finish(session, channels, &[], &bounds));
+    let Outcome::Complete(output) = run.map_err(Error::file("run", busybox))? else { return Ok(Vec::new()) };
+    Ok(String::from_utf8_lossy(&output.stdout.bytes).lines().map(|line| inside(Path::new(line))).collect())
 }
 
 #[cfg(test)]

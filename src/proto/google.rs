@@ -240,6 +240,10 @@ fn answer(request: &[u8], name: &str, stream: &Stream, circumstances: &Circumsta
         Ok(Some(Entry::Handler(handler))) => {
             handle(&handler, request).unwrap_or_else(|text| response(HANDLER_ERROR, text.as_bytes())).into()
         }
+        Ok(Some(Entry::Program(program))) => {
+            let failed = |error: Error| response(HANDLER_ERROR, error.to_string().as_bytes());
+            program.call(request, &call).unwrap_or_else(failed).into()
+        }
         Err(error) => response(HANDLER_ERROR, error.to_string().as_bytes()).into(),
     }
 }

@@ -24,6 +24,7 @@ pub const O_PATH: i32 = libc::O_PATH;
 
 pub const ENOENT: i32 = libc::ENOENT;
 pub const EIO: i32 = libc::EIO;
+pub const E2BIG: i32 = libc::E2BIG;
 pub const ESRCH: i32 = libc::ESRCH;
 pub const EBADF: i32 = libc::EBADF;
 pub const EAGAIN: i32 = libc::EAGAIN;
