@@ -7,7 +7,8 @@ use lexopt::{Arg, Parser};
 
 use crate::cli::{Command, Failure, no_more, text};
 use crate::config::{self, Options, Told};
-use crate::init::{self, End};
+use crate::init;
+use crate::power::{self, End};
 use crate::server;
 use crate::sys::{errno, process};
 
@@ -153,6 +154,6 @@ pub const HALT: Command = Command {
 
 fn request(mut parser: Parser, end: End) -> Result<ExitCode, Failure> {
     no_more(&mut parser)?;
-    init::request(end).map_err(|error: io::Error| Failure::new(errno::describe(&error)))?;
+    power::request(end).map_err(|error: io::Error| Failure::new(errno::describe(&error)))?;
     Ok(ExitCode::SUCCESS)
 }
