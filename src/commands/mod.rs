@@ -5,6 +5,8 @@
 
 mod agent;
 pub mod arguments;
+mod logging;
+mod system;
 pub mod table;
 
 use std::fmt;
@@ -127,7 +129,17 @@ impl fmt::Display for Error {
 pub const AT_ONCE: [&str; 2] = ["agent.info", "agent.ping"];
 
 /// The commands that every agent has, in the order of their names.
-pub const BUILT_IN: [Command; 3] = [agent::COMMANDS, agent::INFO, agent::PING];
+pub const BUILT_IN: [Command; 9] = [
+    agent::COMMANDS,
+    agent::INFO,
+    agent::PING,
+    logging::LEVEL,
+    system::HOSTNAME,
+    system::INFO,
+    system::SET_TIME,
+    system::SHUTDOWN,
+    system::SYNC,
+];
 
 #[cfg(test)]
 mod tests {
