@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::commands::Reply;
 use crate::commands::system::{interfaces, texts};
@@ -27,7 +27,7 @@ struct Findings {
 
 impl Findings {
     /// Takes note of a finding, or names it as missing and says why.
-    fn put(&mut self, name: &str, found: Result<impl Into<Value>, String>) {
+    fn put(&mut self, name: &str, found: Result<Value, String>) {
         match found {
             Ok(value) => self.reply.put(name, value),
             Err(why) => self.missing.push(format!("{name}: {why}")),
@@ -47,19 +47,26 @@ impl Findings {
 pub fn gather(root: &Path) -> Reply {
     let mut findings = Findings::default();
     let names = name::uname().map_err(|error| said("uname", &error));
-    let kernel =
-        |names: &name::Names| json!({ "release": names.release, "version": names.version, "machine": names.machine });
+    let kernel = |names: &name::Names| {
+        object([
+            ("release", names.release.as_str().into()),
+            ("version", names.version.as_str().into()),
+            ("machine", names.machine.as_str().into()),
+        ])
+    };
     findings.put("kernel", names.as_ref().map(kernel).map_err(Clone::clone));
-    findings.put("hostname", names.map(|names| names.host));
+    findings.put("hostname", names.map(|names| names.host.into()));
     findings.put("os_release", os_release(root));
     cpus(root, &mut findings);
     memory(root, &mut findings);
     let loads = || {
         let text = read(root, "proc/loadavg")?;
-        texts::loads(&text).map(|three| json!(three)).ok_or_else(|| "not in /proc/loadavg".to_owned())
+        texts::loads(&text)
+            .map(|three| three.map(Value::from).to_vec().into())
+            .ok_or_else(|| "not in /proc/loadavg".to_owned())
     };
     findings.put("load", loads());
-    let uptime = clock::since_boot().map(|time| time.as_secs());
+    let uptime = clock::since_boot().map(|time| time.as_secs().into());
     findings.put("uptime_seconds", uptime.map_err(|error| said("read the clock", &error)));
     findings.put_list("mounts", mounts(root), MOUNTS_MAX);
     let entries = net::entries().map_err(|error| said("getifaddrs", &error));
@@ -67,6 +74,11 @@ pub fn gather(root: &Path) -> Reply {
     findings.put_list("interfaces", interfaces, INTERFACES_MAX);
     findings.reply.put("missing", findings.missing);
     findings.reply
+}
+
+/// An object of these members.
+fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    Value::Object(Reply::of(members).members)
 }
 
 fn said(what: &str, error: &std::io::Error) -> String {
@@ -84,10 +96,10 @@ fn read(root: &Path, path: &str) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-fn os_release(root: &Path) -> Result<Map<String, Value>, String> {
+fn os_release(root: &Path) -> Result<Value, String> {
     // The first is the usual place, and what is missing is missing there.
     let text = read(root, "etc/os-release").or_else(|why| read(root, "usr/lib/os-release").map_err(|_| why))?;
-    Ok(texts::os_release(&text).map(|(name, value)| (name, Value::String(value))).collect())
+    Ok(Value::Object(texts::os_release(&text).map(|(name, value)| (name, Value::String(value))).collect()))
 }
 
 fn cpus(root: &Path, findings: &mut Findings) {
@@ -135,13 +147,22 @@ fn mounts(root: &Path) -> Result<Vec<Value>, String> {
     let text = read(root, "proc/self/mounts")?;
     // One more than are listed tells that there are more.
     let found = texts::mounts(&text).take(MOUNTS_MAX + 1);
-    let value = |mount: texts::Mount| json!({ "source": mount.source, "target": mount.target, "type": mount.kind, "options": mount.options });
+    let value = |mount: texts::Mount| {
+        object([
+            ("source", mount.source.into()),
+            ("target", mount.target.into()),
+            ("type", mount.kind.into()),
+            ("options", mount.options.into()),
+        ])
+    };
     Ok(found.map(value).collect())
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use serde_json::json;
 
     use super::*;
 

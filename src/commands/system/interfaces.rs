@@ -1,6 +1,6 @@
 //! Network interfaces, each with its addresses.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::commands::Reply;
 use crate::sys::net::{Entry, Fact, LOOPBACK, RUNNING, UP};
@@ -25,10 +25,10 @@ pub fn grouped(entries: &[Entry], mtu: impl Fn(&str) -> Option<i32>) -> Vec<Valu
 fn interface(name: &str, entries: &[&Entry], mtu: Option<i32>) -> Value {
     let is = |flag| entries.iter().any(|entry| entry.flags & flag != 0);
     let mut found = Reply::of([
-        ("name", json!(name)),
-        ("up", json!(is(UP))),
-        ("running", json!(is(RUNNING))),
-        ("loopback", json!(is(LOOPBACK))),
+        ("name", name.into()),
+        ("up", is(UP).into()),
+        ("running", is(RUNNING).into()),
+        ("loopback", is(LOOPBACK).into()),
     ]);
     let mut addresses = Vec::new();
     for entry in entries {
@@ -41,7 +41,10 @@ fn interface(name: &str, entries: &[&Entry], mtu: Option<i32>) -> Value {
                 }
             }
             Fact::Address { address, prefix_length } => {
-                addresses.push(json!({ "address": address.to_string(), "prefix_length": prefix_length }));
+                addresses.push(Value::Object(
+                    Reply::of([("address", address.to_string().into()), ("prefix_length", (*prefix_length).into())])
+                        .members,
+                ));
             }
         }
     }
@@ -54,6 +57,8 @@ fn interface(name: &str, entries: &[&Entry], mtu: Option<i32>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

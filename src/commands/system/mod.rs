@@ -6,8 +6,6 @@ mod texts;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
-
 use crate::commands::arguments::{Arguments, missing};
 use crate::commands::{Call, Command, Error, Reply};
 use crate::power::{self, End};
@@ -58,13 +56,13 @@ fn hostname(arguments: &mut Arguments, _: &Call) -> Result<Reply, Error> {
     let wanted = arguments.text("name")?;
     arguments.finish()?;
     let before = name::uname().map_err(|error| Error::system("uname", &error))?.host;
-    let Some(name) = wanted else { return Ok(Reply::of([("name", json!(before))])) };
+    let Some(name) = wanted else { return Ok(Reply::of([("name", before.into())])) };
     if !is_host_name(&name) {
         let wanted = "up to 64 letters, digits, hyphens and dots are wanted, no part beginning or ending with a hyphen";
         return Err(Error::BadArgument(format!("name: {wanted}")));
     }
     boot::set_host_name(&name).map_err(|error| Error::system(&format!("set the host name to {name}"), &error))?;
-    Ok(Reply::of([("before", json!(before)), ("name", json!(name))]))
+    Ok(Reply::of([("before", before.into()), ("name", name.into())]))
 }
 
 fn is_host_name(name: &str) -> bool {
@@ -89,7 +87,7 @@ fn set_time(arguments: &mut Arguments, _: &Call) -> Result<Reply, Error> {
     // The kernel's clock is never set before 1970.
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     clock::set_real_time(seconds, nanoseconds).map_err(|error| Error::system("set the clock", &error))?;
-    Ok(Reply::of([("before_seconds", json!(before.as_secs()))]))
+    Ok(Reply::of([("before_seconds", before.as_secs().into())]))
 }
 
 fn shutdown(arguments: &mut Arguments, _: &Call) -> Result<Reply, Error> {
@@ -103,7 +101,7 @@ fn shutdown(arguments: &mut Arguments, _: &Call) -> Result<Reply, Error> {
         _ => return Err(Error::BadArgument(format!("mode: poweroff, reboot or halt is wanted, and not {mode}"))),
     };
     let way = power::way(end).map_err(|error| Error::system(&mode, &error))?;
-    let mut reply = Reply::of([("how", json!(way.to_string()))]);
+    let mut reply = Reply::of([("how", way.to_string().into())]);
     reply.afterwards = Some(Box::new(move || {
         log::info!("{mode} through {way}");
         if let Err(error) = power::bring(end, way) {
