@@ -15,6 +15,7 @@
 //! | [`crc`] | the sum that frames and archives are checked with |
 //! | [`json`] | where a JSON text ends, and what its strings say |
 //! | [`version`] | what this program is |
+//! | [`power`] | the end of the machine, and who is asked for it |
 //! | [`stream`] | two descriptors, and the buffers on both sides of them |
 //! | [`link`] | many streams over one serial line that loses nothing |
 //! | [`exec`] | one program: its start, its numbered streams, its end |
@@ -79,6 +80,7 @@ pub mod link;
 pub mod mkinitramfs;
 pub mod monitor;
 pub mod notify;
+pub mod power;
 pub mod proto;
 pub mod server;
 pub mod stream;

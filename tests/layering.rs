@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 25] = [
+const TABLE: [(&str, u32, &[&str]); 26] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
@@ -17,13 +17,15 @@ const TABLE: [(&str, u32, &[&str]); 25] = [
     ("crc", 0, &[]),
     // Constants of the build.
     ("version", 0, &[]),
+    // How the machine ends: what process 1 is asked for, and what the command line and the commands ask it.
+    ("power", 1, &["sys"]),
     ("stream", 1, &["sys"]),
     ("link", 2, &["crc", "stream", "sys"]),
     ("exec", 2, &["sys"]),
     ("files", 2, &["sys"]),
     ("transport", 3, &["link", "stream", "sys"]),
-    // `version`: it says what it is.
-    ("commands", 3, &["exec", "files", "json", "sys", "version"]),
+    // `power`: they end the machine. `version`: it says what it is.
+    ("commands", 3, &["exec", "files", "json", "power", "sys", "version"]),
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
     ("proto", 4, &["commands", "engine", "exec", "files", "json", "stream", "sys", "version", "wire"]),
@@ -37,7 +39,7 @@ const TABLE: [(&str, u32, &[&str]); 25] = [
     ("monitor", 6, &["client", "commands", "proto", "server", "sys", "transport"]),
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.
     ("mkinitramfs", 5, &["cpio", "crc", "exec", "sys"]),
-    ("init", 6, &["sys"]),
+    ("init", 6, &["power", "sys"]),
     // `commands`, `proto`, `server`: their settings are what it reads. `exec`: it looks up groups. `transport`: it reads addresses.
     ("config", 6, &["commands", "exec", "proto", "server", "sys", "transport"]),
     // `exec`: QEMU is a program with streams. `link`, `stream`: what it wants of the line. `sys`: it waits for QEMU and the guest at once.
@@ -56,6 +58,7 @@ const TABLE: [(&str, u32, &[&str]); 25] = [
             "json",
             "link",
             "mkinitramfs",
+            "power",
             "proto",
             "server",
             "stream",

@@ -4,10 +4,12 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
+use log::LevelFilter;
 
 use crate::cli::{Command, Failure, no_more, text};
 use crate::config::{self, Options, Told};
-use crate::init::{self, End};
+use crate::init;
+use crate::power::{self, End};
 use crate::server;
 use crate::sys::{errno, process};
 
@@ -55,8 +57,9 @@ Google's file wins over this one in what it says of the time of a request.
 Every program that is run ends when its connection does (SIGHUP, then SIGKILL), and so does
 everything at SIGTERM. Whoever can connect can do what this agent's user can.
 
-Environment: LODGER_LOG is the lowest level of messages on stderr: error, warn (default), info,
-debug, trace. NOTIFY_SOCKET is told when all addresses are open, as by sd_notify(3).
+Environment: LODGER_LOG is the lowest level of messages on stderr: off, error, warn (default),
+info, debug, trace; the command log.level changes it. NOTIFY_SOCKET is told when all addresses
+are open, as by sd_notify(3).
 ",
     run: serve,
 };
@@ -91,14 +94,20 @@ fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
 
 /// Sends log messages to stderr, as lines that say whose they are. That stderr is gone must not end the agent.
 fn log_to_stderr(default: &str) {
-    let level = std::env::var("LODGER_LOG").unwrap_or_else(|_| default.to_owned());
+    let wanted = std::env::var("LODGER_LOG").ok().filter(|text| !text.is_empty());
+    let level = wanted.as_deref().unwrap_or(default).parse::<LevelFilter>();
     env_logger::Builder::new()
-        .parse_filters(&level)
+        // What is logged the log crate alone decides, so that it can be changed later.
+        .filter_level(LevelFilter::Trace)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
             writeln!(out, "lodger {level}: {}", record.args())
         })
         .init();
+    log::set_max_level(*level.as_ref().unwrap_or(&LevelFilter::Warn));
+    if let (Err(_), Some(text)) = (level, wanted) {
+        log::warn!("LODGER_LOG: {text} is no level");
+    }
 }
 
 pub const INIT: Command = Command {
@@ -153,6 +162,6 @@ pub const HALT: Command = Command {
 
 fn request(mut parser: Parser, end: End) -> Result<ExitCode, Failure> {
     no_more(&mut parser)?;
-    init::request(end).map_err(|error: io::Error| Failure::new(errno::describe(&error)))?;
+    power::request(end).map_err(|error: io::Error| Failure::new(errno::describe(&error)))?;
     Ok(ExitCode::SUCCESS)
 }

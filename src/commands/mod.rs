@@ -5,8 +5,10 @@
 
 mod agent;
 pub mod arguments;
+mod logging;
 mod process;
 pub mod program;
+mod system;
 pub mod table;
 
 use std::fmt;
@@ -129,8 +131,20 @@ impl fmt::Display for Error {
 pub const AT_ONCE: [&str; 2] = ["agent.info", "agent.ping"];
 
 /// The commands that every agent has, in the order of their names.
-pub const BUILT_IN: [Command; 6] =
-    [agent::COMMANDS, agent::INFO, agent::PING, process::list::LIST, process::run::RUN, process::signal::SIGNAL];
+pub const BUILT_IN: [Command; 12] = [
+    agent::COMMANDS,
+    agent::INFO,
+    agent::PING,
+    logging::LEVEL,
+    process::list::LIST,
+    process::run::RUN,
+    process::signal::SIGNAL,
+    system::HOSTNAME,
+    system::INFO,
+    system::SET_TIME,
+    system::SHUTDOWN,
+    system::SYNC,
+];
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ mod own;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::commands::program;
 use crate::commands::table::Table;
 use crate::config::ini::Text;
 use crate::config::own::Own;
@@ -22,9 +23,6 @@ use crate::transport::{self, Addr, Carrier};
 
 /// The file that is read when no other is named, if it is there.
 const FILE: &str = "/etc/lodger/lodger.conf";
-
-/// Where the commands of this machine's owner lie.
-const COMMANDS_DIRECTORY: &str = "/etc/lodger/commands.d";
 
 /// One thing to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,7 +113,7 @@ pub fn read(options: &Options) -> Result<Told, Error> {
             None => ways.push(way(transport::DEFAULT).map_err(Error::Option)?),
         }
     }
-    let directory = options.commands.clone().or(own.commands_directory).unwrap_or_else(|| COMMANDS_DIRECTORY.into());
+    let directory = options.commands.clone().or(own.commands_directory).unwrap_or_else(|| program::DIRECTORY.into());
     let mut table = Table::of_agent().with_directory(directory);
     if let Some(limit) = own.command_timeout {
         table = table.with_time_limit(limit);

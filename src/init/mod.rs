@@ -1,7 +1,8 @@
 //! Process 1: prepares the machine, keeps the agent alive, buries orphans, and ends the machine in order.
 //!
-//! It is a process of its own, with one thread, and imports nothing of the program but `sys`. It never gives up and never ends while
-//! the machine runs, because its end is a kernel panic: every error is a line on the console. What it is told, it is told by signals:
+//! It is a process of its own, with one thread, and imports nothing of the program but `sys` and `power`. It never gives up and never
+//! ends while the machine runs, because its end is a kernel panic: every error is a line on the console. What it is told, it is told by
+//! signals:
 //!
 //! | signal | meaning |
 //! | --- | --- |
@@ -25,7 +26,6 @@ mod shutdown;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -34,6 +34,7 @@ use crate::init::console::Console;
 use crate::init::options::Options;
 use crate::init::programs::Agent;
 use crate::init::shutdown::Exec;
+use crate::power::End;
 use crate::sys::errno::describe;
 use crate::sys::file::{self, EEXIST, ENOENT};
 use crate::sys::process::bury_any;
@@ -58,44 +59,14 @@ enum Realm {
     Container,
 }
 
-/// What is to become of the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    PowerOff,
-    Reboot,
-    Halt,
-}
-
-impl End {
-    fn asked_by(signal: i32) -> Option<End> {
-        match signal {
-            signal::SIGTERM | signal::SIGPWR | signal::SIGUSR2 | 38 => Some(End::PowerOff),
-            signal::SIGINT | 39 => Some(End::Reboot),
-            signal::SIGUSR1 | 37 => Some(End::Halt),
-            _ => None,
-        }
+/// The end that a signal asks for.
+fn asked_by(signal: i32) -> Option<End> {
+    match signal {
+        signal::SIGTERM | signal::SIGPWR | signal::SIGUSR2 | 38 => Some(End::PowerOff),
+        signal::SIGINT | 39 => Some(End::Reboot),
+        signal::SIGUSR1 | 37 => Some(End::Halt),
+        _ => None,
     }
-
-    fn signal(self) -> i32 {
-        match self {
-            End::PowerOff => signal::SIGUSR2,
-            End::Reboot => signal::SIGINT,
-            End::Halt => signal::SIGUSR1,
-        }
-    }
-}
-
-/// Asks process 1 for the end of the machine; it has not come yet when this returns. An error when process 1 is another program
-/// than this one, whose signals mean something else.
-pub fn request(end: End) -> io::Result<()> {
-    let not_lodger = |what: &str| io::Error::other(format!("process 1 is not lodger: {what}"));
-    let other = fs::metadata("/proc/1/exe").map_err(|error| not_lodger(&describe(&error)))?;
-    let own = fs::metadata("/proc/self/exe")?;
-    if (other.dev(), other.ino()) != (own.dev(), own.ino()) {
-        let name = fs::read_link("/proc/1/exe").unwrap_or_default();
-        return Err(not_lodger(&name.to_string_lossy()));
-    }
-    signal::send(1, end.signal())
 }
 
 /// Is process 1 until the end of the machine. Returns only in a process that is not process 1, with a message on its standard error,
@@ -212,7 +183,7 @@ fn supervise(options: &Options, console: &mut Console) -> (End, Exec) {
 fn wait(agent: &Agent, console: &mut Console) -> Option<End> {
     let timeout = agent.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
     match signal::wait(timeout) {
-        Ok(found) => found.and_then(End::asked_by),
+        Ok(found) => found.and_then(asked_by),
         Err(error) => {
             console.line(&format!("wait for signals: {}", describe(&error)));
             thread::sleep(PAUSE_AFTER_ERROR);
@@ -237,21 +208,15 @@ mod tests {
 
     #[test]
     fn an_end_is_asked_for_by_the_signal_that_means_it() {
-        for end in [End::PowerOff, End::Reboot, End::Halt] {
-            assert_eq!(End::asked_by(end.signal()), Some(end));
-        }
-        assert_eq!(End::asked_by(signal::SIGTERM), Some(End::PowerOff));
-        assert_eq!([37, 38, 39].map(End::asked_by), [Some(End::Halt), Some(End::PowerOff), Some(End::Reboot)]);
-        assert_eq!([signal::SIGHUP, signal::SIGCHLD, 0, 36, 40].map(End::asked_by), [None; 5]);
+        let usual = [signal::SIGUSR2, signal::SIGINT, signal::SIGUSR1];
+        assert_eq!(usual.map(asked_by), [Some(End::PowerOff), Some(End::Reboot), Some(End::Halt)]);
+        assert_eq!([signal::SIGTERM, signal::SIGPWR].map(asked_by), [Some(End::PowerOff); 2]);
+        assert_eq!([37, 38, 39].map(asked_by), [Some(End::Halt), Some(End::PowerOff), Some(End::Reboot)]);
+        assert_eq!([signal::SIGHUP, signal::SIGCHLD, 0, 36, 40].map(asked_by), [None; 5]);
     }
 
     #[test]
     fn a_list_file_has_comments_and_empty_lines() {
         assert_eq!(entries("# a\n\n /x.ko \n/y.ko.xz").collect::<Vec<_>>(), ["/x.ko", "/y.ko.xz"]);
-    }
-
-    #[test]
-    fn a_test_is_not_process_1() {
-        assert!(request(End::Halt).is_err_and(|error| error.to_string().starts_with("process 1 is not lodger: ")));
     }
 }

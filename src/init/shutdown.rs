@@ -5,7 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::init::console::Console;
-use crate::init::{End, Realm, mounts};
+use crate::init::{Realm, mounts};
+use crate::power::End;
 use crate::sys::errno::describe;
 use crate::sys::process::{Status, bury_any, signal_group};
 use crate::sys::{boot, signal};

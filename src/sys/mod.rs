@@ -6,9 +6,13 @@
 #![allow(unsafe_code)]
 
 pub mod boot;
+pub mod capability;
+pub mod clock;
 pub mod errno;
 pub mod fd;
 pub mod file;
+pub mod name;
+pub mod net;
 pub mod process;
 pub mod signal;
 pub mod tty;
