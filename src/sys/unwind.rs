@@ -43,3 +43,20 @@ extern "C" fn _Unwind_GetDataRelBase(_context: *mut c_void) -> usize {
 extern "C" fn _Unwind_FindEnclosingFunction(_pc: *mut c_void) -> *mut c_void {
     std::ptr::null_mut()
 }
+
+// What the standard library was compiled with, and never gets to: clean-up on the way of a panic, which here ends the program before.
+
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_Resume(_exception: *mut c_void) -> ! {
+    std::process::abort()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_GetLanguageSpecificData(_context: *mut c_void) -> *const c_void {
+    std::ptr::null()
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn _Unwind_GetRegionStart(_context: *mut c_void) -> usize {
+    0
+}
