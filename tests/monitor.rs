@@ -47,6 +47,19 @@ fn names_are_registered_once_and_unregistered_once() {
 }
 
 #[test]
+fn a_handler_may_have_the_name_of_a_command_that_is_not_there() {
+    let (monitor, folder) = (Monitor::default(), Folder::new());
+    let slow = |_: &[u8]| {
+        thread::sleep(Duration::from_millis(100));
+        Ok::<_, String>(thread::current().name().unwrap_or_default().as_bytes().to_vec())
+    };
+    monitor.register("agent.ping", slow).expect("a new name");
+    monitor.start(&address(&folder)).expect("it listens");
+    // In a thread of its own, and not where connections are accepted.
+    assert_eq!(send(&address(&folder), r#"{"Command":"agent.ping"}"#), b"");
+}
+
+#[test]
 fn a_monitor_starts_once_and_again_after_it_was_closed() {
     let (monitor, folder) = (Monitor::default(), Folder::new());
     let addr = address(&folder);

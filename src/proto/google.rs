@@ -158,7 +158,9 @@ pub fn at_once(stream: &Stream, head: &[u8], circumstances: &Circumstances) -> b
     let mut scanner = Scanner::object(MEMBER);
     let Ok(Some(end)) = scanner.feed(head) else { return false };
     let name = scanner.found().map(|range| text::unquote(&head[range])).unwrap_or_default();
-    if !AT_ONCE.contains(&name.as_str()) || end > circumstances.settings.request_max {
+    // A handler of somebody else's may have one of these names in a table without ours.
+    let is_ours = circumstances.settings.commands.commands().iter().any(|command| command.name == name);
+    if !is_ours || !AT_ONCE.contains(&name.as_str()) || end > circumstances.settings.request_max {
         return false;
     }
     let answer = answer(&head[..end], &name, stream, circumstances);

@@ -91,7 +91,11 @@ impl Kept {
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let _ = Command::new("kill").args(["-9", &self.pid.to_string()]).status();
+        // A guest that has ended has given its number back, perhaps to somebody else.
+        let line = fs::read_to_string(format!("/proc/{}/cmdline", self.pid)).unwrap_or_default();
+        if line.contains("qemu") {
+            let _ = lodger::sys::signal::send(self.pid as i32, lodger::sys::signal::SIGKILL);
+        }
         if let Some(folder) = self.address.strip_prefix("serial:").and_then(|path| Path::new(path).parent()) {
             let _ = fs::remove_dir_all(folder);
         }
