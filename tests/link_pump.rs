@@ -297,8 +297,9 @@ fn a_command_over_a_line_learns_that_the_agent_is_full() {
     let agent = Agent::start_with(|command| _ = command.args(["--listen", &line.guest_address()]));
     let mut clients = Vec::new();
     wait_until("there is no place", || {
-        let client = UnixStream::connect(&agent.socket).expect("the agent accepts");
-        // Whoever says nothing is told something only if there is no place.
+        let mut client = UnixStream::connect(&agent.socket).expect("the agent accepts");
+        // The beginning of a frame. Whoever says no more is told something only if there is no place.
+        client.write_all(b"\xa1").expect("the agent reads");
         let patience = if clients.len() < CONNECTIONS_MAX { Duration::ZERO } else { Duration::from_millis(200) };
         let ready = fd::wait_for(client.as_fd(), fd::READ, Some(patience)).expect("a poll");
         clients.push(client);

@@ -82,7 +82,8 @@ impl Rig {
             if numbers() != last {
                 (last, since) = (numbers(), Instant::now());
             }
-            children(pid).is_empty() && since.elapsed().as_millis() > 300
+            // A thread waits a second for the next connection before it ends.
+            children(pid).is_empty() && since.elapsed().as_millis() > 1500
         });
         last
     }
