@@ -366,8 +366,8 @@ fn requests_are_ascii_unless_they_are_raw() {
         assert_eq!(String::from_utf8_lossy(&scripted.thread.join().expect("the script ends")), wanted);
     };
     sent(
-        &["a.b", "argv=[\"uname\", \"-a\"]", "name=Jürgen", "brace={", "count=5"],
-        r#"{"Command":"a.b","argv":["uname","-a"],"name":"J\u00fcrgen","brace":"\u007b","count":5}"#,
+        &["a.b", "argv=[\"uname\", \"-a\"]", "name=Jürgen", "brace=a{", "count=5"],
+        r#"{"Command":"a.b","argv":["uname","-a"],"name":"J\u00fcrgen","brace":"a\u007b","count":5}"#,
     );
     sent(&["a.b", "\n{ \"x\" : \"}😀\" }"], r#"{"Command":"a.b","x":"\u007d\ud83d\ude00"}"#);
     sent(&["--raw", " {\"ü\": {x}"], " {\"ü\": {x}");

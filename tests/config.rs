@@ -121,7 +121,7 @@ fn a_wrong_line_is_named_with_file_number_and_key() {
         ("connections = 0", "F/conf:1: connections: \"0\": no number from 1 to 4096"),
         ("connections = 4097", "F/conf:1: connections: \"4097\": no number from 1 to 4096"),
         ("commands-directory = x", "F/conf:1: commands-directory: \"x\": no absolute path"),
-        ("log = loud", "F/conf:1: log: \"loud\": no level (error, warn, info, debug, trace are)"),
+        ("log = loud", "F/conf:1: log: \"loud\": no level (off, error, warn, info, debug, trace are)"),
         ("listen = unix:/a,proto=x", "F/conf:1: listen: address unix:/a: unknown protocol x"),
         ("listen = unix:/a,group=no-such", "F/conf:1: listen: address unix:/a: group no-such: no such group"),
         ("listen = local:", "F/conf:1: listen: address local:: can only be connected to"),

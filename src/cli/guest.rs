@@ -1,12 +1,14 @@
 //! The commands that run in the guest.
 
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
 use log::LevelFilter;
 
 use crate::cli::{Command, Failure, no_more, text};
+use crate::commands::program;
 use crate::config::{self, Options, Told};
 use crate::init;
 use crate::power::{self, End};
@@ -50,9 +52,15 @@ The file has lines KEY = VALUE; # begins a comment, at the start of a line or be
                           (default 1 MiB)
   connections = N         served at once: 1 to 4096 (default 256), two open files each
   commands-directory = DIRECTORY   programs that are commands (default /etc/lodger/commands.d)
-  command-timeout = TIME  how long one of them may take
+  command-timeout = TIME  how long one of them may take (default 30s)
   log = LEVEL             as LODGER_LOG, which wins
-Google's file wins over this one in what it says of the time of a request.
+Google's file wins over this one in what it says of the time of a request, and where it is enabled
+its address is one like any other: without a further one, the default is not listened on.
+
+An executable DIRECTORY/NAME is the command NAME: the request on stdin, the response on stdout, its
+name in LODGER_COMMAND; a status other than 0 is an error with the first line of stderr. It, the
+directory and the optional NAME.conf (summary = LINE, timeout_seconds = N) must belong to root or to
+the agent's user, and nobody else may write to them.
 
 Every program that is run ends when its connection does (SIGHUP, then SIGKILL), and so does
 everything at SIGTERM. Whoever can connect can do what this agent's user can.
@@ -87,6 +95,12 @@ fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
     }
     let Told { config, log } = config::read(&options).map_err(|error| Failure::new(error.to_string()))?;
     log_to_stderr(log.unwrap_or("warn"));
+    if let Some(named) = config.settings.commands.directory().filter(|path| *path != Path::new(program::DIRECTORY))
+        && !named.is_dir()
+    {
+        // It may come later; or it is a slip of the pen.
+        log::warn!("commands directory {}: is not there", named.display());
+    }
     // Started through /proc/self/exe it would be called "exe".
     let _ = process::set_name(c"lodger");
     server::run(config).map_err(|error| Failure::new(error.to_string()))

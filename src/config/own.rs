@@ -14,7 +14,7 @@ use crate::sys::process;
 const KEYS: &str = "listen, request-timeout, request-size, connections, commands-directory, command-timeout, log";
 
 /// Levels of the log, quietest first.
-const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
 /// Bytes of the smallest limit of a request: below it not even the requests of the command monitor's known clients would fit.
 const REQUEST_SIZE_MIN: usize = 1 << 10;
@@ -79,8 +79,9 @@ impl Own {
             "command-timeout" => self.command_timeout = Some(time(value)?),
             "log" => {
                 let level = LEVELS.into_iter().find(|level| *level == value);
-                self.log =
-                    Some(level.ok_or_else(|| format!("\"{value}\": no level (error, warn, info, debug, trace are)"))?);
+                self.log = Some(
+                    level.ok_or_else(|| format!("\"{value}\": no level (off, error, warn, info, debug, trace are)"))?,
+                );
             }
             _ => return Err(format!("unknown key ({KEYS} are known)")),
         }

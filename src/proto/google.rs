@@ -93,8 +93,6 @@ enum Refused {
     With(Vec<u8>),
     /// The agent ends.
     Stopped,
-    /// Nothing ever came.
-    Unused,
 }
 
 /// Serves one connection.
@@ -145,11 +143,6 @@ fn converse(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::R
             Ok(Ended::Regular)
         }
         Err(Refused::Stopped) => Ok(Ended::Regular),
-        Err(Refused::Unused) => {
-            // A client that shut down its writing still hears why it gets nothing.
-            let _ = send(&stream, CONNECTION_ERROR, circumstances.stop);
-            Ok(Ended::Unused)
-        }
     }
 }
 
@@ -197,7 +190,6 @@ fn receive(
         fresh = request.len();
         loop {
             match fd::read_append(stream.input(), &mut request, READ_BYTES) {
-                Ok(0) if request.is_empty() => return Err(Refused::Unused),
                 Ok(0) => return Err(with(CONNECTION_ERROR)),
                 Ok(_) => break,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

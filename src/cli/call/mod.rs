@@ -42,9 +42,11 @@ Calls the command NAME, and prints its response: indented on a terminal, byte fo
   JSON         the arguments, as one object
   -            the same, from stdin
   KEY=VALUE    one argument: VALUE is taken as JSON if it is valid (5, true, null, \"x\", [1], {...}),
-               else as text; a text that is valid JSON is written with its quotes: KEY='\"5\"'
+               else as text; one that is valid JSON, or begins with [ { or \", is written with
+               quotes: KEY='\"5\"'
   --raw JSON   send these bytes as they are; - reads them from stdin
-  --timeout S  wait for the response at most S seconds (default 60; 0: for ever)
+  --timeout S  wait for the response at most S seconds (default 60; 0: for ever);
+               of process.run, timeout_seconds should be less
 
   lodger call system.info
   lodger call process.run argv='[\"uname\",\"-a\"]'
@@ -77,6 +79,9 @@ fn call(mut parser: Parser) -> Result<ExitCode, Failure> {
         Some(_) => return Err(Failure::new("--raw takes the whole request: a NAME or arguments do not go with it")),
         None => request(words)?,
     };
+    if request.is_empty() {
+        return Err(Failure::new("the request is empty"));
+    }
     let addr = target.address()?;
     let response = ask(&target, &request, timeout)?;
     print(&response)?;

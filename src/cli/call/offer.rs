@@ -40,6 +40,7 @@ Exit status: 0, 1 when the agent does not tell what it offers, 125 when there is
 /// One command of a guest. The texts have one line each, but `arguments`.
 struct Offer {
     name: String,
+    /// Or why it cannot be called.
     summary: String,
     arguments: String,
 }
@@ -77,7 +78,11 @@ fn commands(mut parser: Parser) -> Result<ExitCode, Failure> {
 
 fn offer(value: &Value) -> Offer {
     let arguments = value["arguments"].as_str().map(harmless).unwrap_or_default();
-    Offer { name: one_line(&value["name"]), summary: one_line(&value["summary"]), arguments }
+    let summary = match value["unusable"].as_str() {
+        None => one_line(&value["summary"]),
+        Some(_) => format!("(unusable: {})", one_line(&value["unusable"])),
+    };
+    Offer { name: one_line(&value["name"]), summary, arguments }
 }
 
 /// Text from a guest, as a part of a line.

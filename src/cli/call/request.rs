@@ -41,6 +41,12 @@ pub fn from_pairs(name: &str, pairs: &[String]) -> Result<Vec<u8>, Failure> {
         object.push(':');
         match pieces::kind(value.as_bytes()) {
             Kind::Json => object.push_str(value),
+            // It was meant to be one, or is to be told from one.
+            _ if value.starts_with(['[', '{', '"']) => {
+                return Err(Failure::new(format!(
+                    "{key}: no valid JSON; a text that begins so is written with quotes"
+                )));
+            }
             Kind::Cut | Kind::NoJson => object.push_str(&quote(value)),
         }
     }
@@ -149,8 +155,8 @@ mod tests {
     #[test]
     fn values_are_json_where_they_can_be() {
         let words =
-            ["a=5", "b=true", "c=null", "d=\"5\"", "e=[1, {\"x\":\"ü\"}]", "f=two words", "g=", "h=1=2", "i={x}"];
-        let wanted = r#"{"Command":"a.b","a":5,"b":true,"c":null,"d":"5","e":[1,{"x":"\u00fc"}],"f":"two words","g":"","h":"1=2","i":"\u007bx\u007d"}"#;
+            ["a=5", "b=true", "c=null", "d=\"5\"", "e=[1, {\"x\":\"ü\"}]", "f=two words", "g=", "h=1=2", "i=x{}"];
+        let wanted = r#"{"Command":"a.b","a":5,"b":true,"c":null,"d":"5","e":[1,{"x":"\u00fc"}],"f":"two words","g":"","h":"1=2","i":"x\u007b\u007d"}"#;
         assert_eq!(pairs(&words).as_deref(), Ok(wanted));
         assert_eq!(pairs(&[]).as_deref(), Ok(r#"{"Command":"a.b"}"#));
         for (words, why) in [
@@ -158,6 +164,8 @@ mod tests {
             (&["=x"], "=x: neither"),
             (&["a=1", "5"], "5: the arguments must be one JSON object"),
             (&["a=1", "a=2"], "a is given twice"),
+            (&["a=[\"uname\""], "a: no valid JSON; a text that begins so is written with quotes"),
+            (&["a={x}"], "a: no valid JSON"),
             (&["command=1"], "member command of their own"),
         ] {
             let error = pairs(words).expect_err(why);

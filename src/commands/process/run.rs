@@ -16,8 +16,8 @@ use crate::sys::errno;
 use crate::sys::process::Status;
 use crate::sys::signal;
 
-/// Seconds that a program has unless it is given another time: enough for what one asks a machine, and short of what looks hung.
-const TIMEOUT_SECONDS: u64 = 60;
+/// Seconds that a program has unless it is given another time: enough for what one asks a machine, and less than callers wait for a response.
+const TIMEOUT_SECONDS: u64 = 30;
 
 /// Bytes that are kept of each output unless another limit is given: a screenful of long lines, and little for a small guest.
 const OUTPUT_BYTES: u64 = 64 << 10;
@@ -36,7 +36,7 @@ clear_env: start from an empty environment (false)
 user: USER, USER:GROUP or :GROUP to run as, by name or number (the agent's)
 stdin: text for its standard input (none)
 stdin_base64: the same as base64, for what is no text
-timeout_seconds: its process group is killed after this time, 1 to 86400 (60)
+timeout_seconds: its process group is killed after this time, 1 to 86400 (30); the caller must wait for longer
 output_max_bytes: bytes that are kept of each output, 0 to 1048576 (65536)",
     run,
 };

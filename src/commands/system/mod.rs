@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::commands::arguments::{Arguments, missing};
 use crate::commands::{Call, Command, Error, Reply};
 use crate::power::{self, End};
+use crate::sys::file::EINVAL;
 use crate::sys::{boot, clock, errno, name};
 
 pub const HOSTNAME: Command = Command {
@@ -86,7 +87,11 @@ fn set_time(arguments: &mut Arguments, _: &Call) -> Result<Reply, Error> {
     }
     // The kernel's clock is never set before 1970.
     let before = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    clock::set_real_time(seconds, nanoseconds).map_err(|error| Error::system("set the clock", &error))?;
+    clock::set_real_time(seconds, nanoseconds).map_err(|error| match error.raw_os_error() {
+        // The kernel's clocks must not have begun before 1970, nor overflow in a few hundred years.
+        Some(EINVAL) => Error::BadArgument(format!("seconds: the kernel does not take {seconds}")),
+        _ => Error::system("set the clock", &error),
+    })?;
     Ok(Reply::of([("before_seconds", before.as_secs().into())]))
 }
 
