@@ -224,6 +224,22 @@ fn one_connection_above_the_limit_is_told_so() {
 }
 
 #[test]
+fn a_client_for_whom_there_is_no_place_is_told_so_in_its_own_protocol() {
+    let place = Place::new();
+    place.write("conf", format!("listen = unix:{}\nconnections = 1\n", place.path("a")));
+    let _agent = place.start(&["--config", "F/conf"], &["a"]);
+    let full = r#"{"Status":108,"StatusMessage":"more connections than the limit of 1"}"#;
+    let mut held = Vec::new();
+    wait_until("the place is taken", || {
+        // The one before may count for a moment after its answer, and then this is refused.
+        let mut connection = UnixStream::connect(place.0.path("a")).expect("the agent accepts");
+        let _ = connection.write_all(br#"{"Command":"process.run","argv":["sleep","30"]}"#);
+        held.push(connection);
+        ask(&place.0.path("a"), br#"{"Command":"process.list"}"#).0 == full
+    });
+}
+
+#[test]
 fn more_connections_than_open_files_allow_are_refused() {
     let place = Place::new();
     place.write("conf", format!("listen = unix:{}\nconnections = 500\n", place.path("a")));

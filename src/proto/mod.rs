@@ -82,10 +82,15 @@ pub fn by_name(name: &str) -> Option<&'static Protocol> {
     PROTOCOLS.iter().find(|protocol| protocol.name == name)
 }
 
+/// The protocol that claims a connection with these first bytes, if one does.
+pub fn claiming(head: &[u8]) -> Option<&'static Protocol> {
+    let first = *head.first()?;
+    PROTOCOLS.iter().find(|protocol| (protocol.begins_with)(first))
+}
+
 /// The protocol of a connection that begins with these bytes.
 fn chosen(head: &[u8], circumstances: &Circumstances) -> &'static Protocol {
-    let claims = |protocol: &&Protocol| head.first().is_some_and(|byte| (protocol.begins_with)(*byte));
-    circumstances.pinned.or_else(|| PROTOCOLS.iter().find(claims)).unwrap_or(&PROTOCOLS[0])
+    circumstances.pinned.or_else(|| claiming(head)).unwrap_or(&PROTOCOLS[0])
 }
 
 /// Serves one connection to its end, with the pinned protocol or with the one that its first byte chooses. `head` has been read from it.
@@ -117,10 +122,10 @@ pub fn serve_at_once(stream: &Stream, head: &[u8], circumstances: &Circumstances
     (chosen(head, circumstances).at_once)(stream, head, circumstances)
 }
 
-/// Tells a peer in one message why it is not served.
-pub fn refuse(stream: &Stream, pinned: Option<&'static Protocol>, why: &str) {
+/// Tells a peer in one message why it is not served. `protocol`: the one that it speaks, if that is known.
+pub fn refuse(stream: &Stream, protocol: Option<&'static Protocol>, why: &str) {
     // Else the only protocol whose clients read an error before they have said a word.
-    let refusal = pinned.map_or(PROTOCOLS[0].refusal, |protocol| protocol.refusal);
+    let refusal = protocol.map_or(PROTOCOLS[0].refusal, |protocol| protocol.refusal);
     // So short a message finds room, or nobody reads.
     let _ = stream.set_nonblocking(true);
     let _ = fd::write(stream.output(), &refusal(why));

@@ -106,7 +106,7 @@ pub fn start(shared: &Arc<Shared>, arrival: Arrival, head: Vec<u8>) -> io::Resul
     let Some(place) = Place::take(shared) else {
         let why = format!("more connections than the limit of {}", shared.connections_max);
         log::warn!("refused a connection: {why}");
-        proto::refuse(&stream, pinned, &why);
+        proto::refuse(&stream, pinned.or_else(|| proto::claiming(&head)), &why);
         return Ok(());
     };
     let serve = move || report(proto::serve(stream, &head, &place.0.circumstances(pinned, Opening::Peer, accepted)));
