@@ -187,6 +187,17 @@ mod tests {
     }
 
     #[test]
+    fn the_log_has_the_levels_of_the_environment() {
+        for level in LEVELS {
+            let mut own = Own::default();
+            assert_eq!(own.take("log", level), Ok(()));
+            assert_eq!(own.log, Some(level));
+            assert!(level.parse::<log::LevelFilter>().is_ok());
+        }
+        assert_eq!(LEVELS.len(), log::LevelFilter::iter().count());
+    }
+
+    #[test]
     fn sizes_have_limits() {
         for (text, bytes) in [("1024", 1024), ("1KiB", 1024), ("64 MiB", 64 << 20), ("67108864", 64 << 20)] {
             assert_eq!(size(text), Ok(bytes), "{text}");
