@@ -225,7 +225,7 @@ impl Outside {
         let colon = if said.is_empty() { "" } else { ": " };
         match output.status {
             _ if output.timed_out => {
-                let seconds = self.time_limit.as_secs();
+                let seconds = self.time_limit.as_secs_f64();
                 Err(Error::TimedOut(format!("{name}: not done within {seconds} s{colon}{said}")))
             }
             Status::Killed(signal) => {
