@@ -172,7 +172,9 @@ fn receive(
 ) -> Result<(Vec<u8>, String), Refused> {
     let with = |bytes: &[u8]| Refused::With(bytes.to_vec());
     let limit = circumstances.settings.request_max;
-    let deadline = circumstances.settings.request_deadline(begun);
+    let mut deadline = circumstances.settings.request_deadline(begun);
+    // On a line what comes behind the last request may be its line end.
+    let has_begun = |request: &[u8]| circumstances.opening == Opening::Peer || !request.trim_ascii().is_empty();
     let mut scanner = Scanner::object(MEMBER);
     let mut request = head.to_vec();
     let mut fresh = 0;
@@ -189,6 +191,9 @@ fn receive(
         }
         fresh = request.len();
         loop {
+            if !has_begun(&request) {
+                deadline = circumstances.settings.request_deadline(Instant::now());
+            }
             match fd::read_append(stream.input(), &mut request, READ_BYTES) {
                 Ok(0) => return Err(with(CONNECTION_ERROR)),
                 Ok(_) => break,
@@ -196,8 +201,8 @@ fn receive(
                 Err(_) => return Err(with(CONNECTION_ERROR)),
             }
             match wait(stream.input(), fd::READ, circumstances.stop, deadline) {
-                Ok(Woken::Ready) => {}
-                Ok(Woken::TimeOver) => return Err(with(TIMEOUT)),
+                Ok(Woken::TimeOver) if has_begun(&request) => return Err(with(TIMEOUT)),
+                Ok(Woken::Ready | Woken::TimeOver) => {}
                 Ok(Woken::Stopped) => return Err(Refused::Stopped),
                 Err(_) => return Err(with(CONNECTION_ERROR)),
             }

@@ -53,6 +53,21 @@ fn one_byte_after_the_other_is_fine_until_the_deadline() {
 }
 
 #[test]
+fn the_line_end_behind_the_last_request_begins_no_request_on_a_line() {
+    let monitor = hasty(SHORT);
+    let mut late = monitor.line();
+    late.write(b"\r\n").expect("it reads");
+    for _ in 0..4 {
+        std::thread::sleep(SHORT / 2);
+    }
+    late.write(PING).expect("it reads");
+    assert_bytes(&late.rest(), PONG, &"long behind a line end");
+    let (since, mut half) = (Instant::now(), monitor.line());
+    half.write(b"\n{").expect("it reads");
+    assert_times_out(&mut half, since, b"\n{");
+}
+
+#[test]
 fn bytes_do_not_extend_it() {
     let monitor = hasty(SHORT);
     let (since, mut client) = (Instant::now(), monitor.connect());

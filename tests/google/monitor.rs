@@ -55,21 +55,26 @@ impl Monitor {
 
     /// A connection whose protocol is pinned.
     pub fn connect(&self) -> Client {
-        self.connect_to(Some("google"))
+        self.connect_to(Some("google"), Opening::Peer)
+    }
+
+    /// A line that has no connections, pinned.
+    pub fn line(&self) -> Client {
+        self.connect_to(Some("google"), Opening::Agent)
     }
 
     /// A connection whose first byte chooses.
     pub fn connect_unpinned(&self) -> Client {
-        self.connect_to(None)
+        self.connect_to(None, Opening::Peer)
     }
 
-    fn connect_to(&self, protocol: Option<&str>) -> Client {
+    fn connect_to(&self, protocol: Option<&str>, opening: Opening) -> Client {
         let (ours, theirs) = Stream::pair().expect("a socket pair");
         let (settings, stop) = (self.settings.clone(), Arc::clone(&self.stop));
         let pinned = protocol.map(|name| proto::by_name(name).expect("a protocol"));
         let serve = move || -> io::Result<Ended> {
             let (accepted, stop, settings) = (Instant::now(), stop.0.as_fd(), &settings);
-            proto::serve(theirs, &[], &Circumstances { pinned, opening: Opening::Peer, stop, accepted, settings })
+            proto::serve(theirs, &[], &Circumstances { pinned, opening, stop, accepted, settings })
         };
         Client::over(ours).with_server(thread::spawn(serve))
     }
