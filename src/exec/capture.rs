@@ -19,7 +19,7 @@ pub struct Bounds<'a> {
     pub stdout_max: usize,
     /// The same of the error output.
     pub stderr_max: usize,
-    /// When the program's time is over: its process group gets SIGKILL at once, because it was told its time before.
+    /// When the program's time is over: it and its process group get SIGKILL at once, because it was told its time before.
     pub deadline: Option<Instant>,
     /// Hung up (poll(2) without events) when nobody waits for the program any more.
     pub caller: Option<BorrowedFd<'a>>,
@@ -144,7 +144,7 @@ impl<'a> Run<'a> {
                 self.deadline = Some(now + QUIET);
             }
         } else if self.deadline.is_some_and(|deadline| now >= deadline) {
-            let _ = self.session.signal(signal::SIGKILL);
+            self.session.kill();
             (self.timed_out, self.deadline) = (true, None);
         }
     }
@@ -293,6 +293,18 @@ mod tests {
         assert_eq!((late.status, late.timed_out), (Status::Killed(9), true));
         assert_eq!(late.stdout.bytes, b"so far\n");
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    }
+
+    #[test]
+    fn a_program_that_has_left_its_process_group_ends_with_its_time_too() {
+        let start = Instant::now();
+        let script = "command -v perl >/dev/null || exit 77; exec perl -e 'setpgrp(0, getpgrp(getppid)); sleep 9'";
+        let late = output(script, b"", Bounds { deadline: Some(start + Duration::from_secs(1)), ..SMALL });
+        if late.status == Status::Exited(77) {
+            eprintln!("a_program_that_has_left_its_process_group_ends_with_its_time_too was skipped: no perl");
+            return;
+        }
+        assert_eq!((late.status, late.timed_out), (Status::Killed(9), true));
     }
 
     #[test]

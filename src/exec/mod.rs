@@ -270,6 +270,15 @@ impl Session {
         process::signal_group(self.child.pid, signal)
     }
 
+    /// Sends SIGKILL to the program and to its process group, which it may have left.
+    pub fn kill(&self) {
+        let _ = self.signal(signal::SIGKILL);
+        // Until it is buried its number is nobody else's.
+        if self.ended().is_none() {
+            let _ = signal::send(self.child.pid, signal::SIGKILL);
+        }
+    }
+
     /// Tells the program's terminal its size. Without a terminal nothing happens.
     pub fn resize(&self, window: Window) -> io::Result<()> {
         self.terminal.as_ref().map_or(Ok(()), |terminal| tty::set_window(terminal.as_fd(), window))
@@ -282,7 +291,7 @@ impl Drop for Session {
             return;
         }
         if self.ended().is_none() {
-            let _ = self.signal(signal::SIGKILL);
+            self.kill();
         }
         let _ = process::bury(self.child.pid);
     }
@@ -311,12 +320,10 @@ pub fn hang_up(sessions: Vec<Session>) {
         let _ = set.wait(Some(if blind { left.min(BLIND_POLL) } else { left }));
     }
     // The leaders' zombies keep their groups' numbers from being given to strangers meanwhile.
-    if sessions.iter().any(|session| group_lives(session.pid())) {
+    if sessions.iter().any(|session| session.ended().is_none() || group_lives(session.pid())) {
         let left = deadline.saturating_duration_since(Instant::now());
         let _ = PollSet::default().wait(Some(left));
-        for session in &sessions {
-            let _ = session.signal(signal::SIGKILL);
-        }
+        sessions.iter().for_each(Session::kill);
     }
 }
 
