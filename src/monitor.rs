@@ -77,8 +77,8 @@ struct Running {
 }
 
 /// A table of commands, and the socket where they are called. Handlers may be registered before it is started and at any time after, also by
-/// handlers: the table is not locked while one runs. Each request is served in a thread of its own; a handler that panics answers with its
-/// panic's text (unless the program aborts on panics).
+/// handlers: the table is not locked while one runs. Each request is served in a thread of its own, with a stack of 256 KiB; a handler that
+/// panics answers with its panic's text (unless the program aborts on panics).
 pub struct Monitor {
     settings: Settings,
     running: Mutex<Option<Running>>,

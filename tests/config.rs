@@ -247,7 +247,7 @@ fn more_connections_than_open_files_allow_are_refused() {
     let program = env!("CARGO_BIN_EXE_lodger");
     let script = format!("ulimit -n 1000; exec {program} serve --config {}", place.path("conf"));
     command.args(["-c", &script]).stdin(Stdio::null());
-    let said = format!("{}:2: connections: \"500\": the limit of 1000 open files allows 468", place.path("conf"));
+    let said = format!("{}:2: connections: \"500\": the limit of 1000 open files allows 404", place.path("conf"));
     Running::start(command).finish().bad(125, &[&said]);
 }
 

@@ -260,8 +260,9 @@ fn connections_that_say_nothing_have_no_thread_and_keep_nobody_out() {
 fn without_a_descriptor_left_the_agent_waits_and_recovers() {
     let agent = agent_after("ulimit -n 24");
     wait_until("the first try has gone", || status(agent.pid(), "Threads") == 1);
-    // More than it has numbers for, whatever it inherited; those that find no place wait in the listener's queue.
-    let mut peers: Vec<Peer> = (0..24).map(|_| agent.connect()).collect();
+    // More than it has numbers for, whatever it inherited. Of those that say nothing the oldest make room for the others.
+    let mut peers: Vec<Peer> = (0..4).map(|_| agent.hello()).collect();
+    let silent: Vec<Peer> = (0..24).map(|_| agent.connect()).collect();
     wait_until("it has run out", || descriptors(agent.pid()) >= 24);
     let before = cpu_ticks(agent.pid());
     for _ in 0..3 {
@@ -272,7 +273,7 @@ fn without_a_descriptor_left_the_agent_waits_and_recovers() {
     peers[0].send(&Frame::Exec { id: 0, exec: exec(&["true"]) });
     let finished = peers[0].finish(0);
     assert_eq!((finished.code, finished.error.contains("too many open files")), (127, true), "{}", finished.error);
-    drop(peers);
+    drop((peers, silent));
     let recovered = || {
         let mut peer = agent.connect();
         peer.socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");

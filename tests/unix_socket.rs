@@ -10,10 +10,11 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use lodger::sys::file;
 use lodger::sys::unix as socket;
-use lodger::transport::unix::Listener;
+use lodger::transport::unix::{self, Listener};
 
 use support::Folder;
 
@@ -257,4 +258,23 @@ fn a_path_at_the_limit_works_and_a_longer_one_is_refused_with_the_limit() {
     // Nothing was made for it.
     let error = Listener::open(&folder.path("new").join("x".repeat(108)), 0o600, None).expect_err("it is too long");
     assert_eq!((error.kind(), folder.path("new").exists()), (io::ErrorKind::InvalidInput, false));
+}
+
+#[test]
+fn a_listener_without_room_is_given_up_and_one_with_room_again_is_not() {
+    let folder = Folder::new();
+    let path = folder.path("full");
+    let listener = UnixListener::bind(&path).expect("a socket");
+    let mut waiting = Vec::new();
+    while let Ok(queued) = socket::connect(&path) {
+        waiting.push(queued);
+    }
+    let start = Instant::now();
+    let given_up = unix::connect(&path).map_err(|error| error.kind());
+    assert_eq!(given_up.err(), Some(io::ErrorKind::TimedOut));
+    assert!(start.elapsed() >= Duration::from_secs(5), "{:?}", start.elapsed());
+    let late = thread::spawn(move || unix::connect(&path).map(drop));
+    thread::sleep(Duration::from_millis(50));
+    drop(listener.accept().expect("one of those that wait"));
+    assert!(late.join().expect("it ends").is_ok());
 }

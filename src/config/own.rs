@@ -28,8 +28,9 @@ const CONNECTIONS_MAX: usize = 4096;
 /// Open files that a connection must be able to have: its socket, and a file or the way to a program.
 const FILES_EACH: u64 = 2;
 
-/// Open files for everything else: standard streams, listeners, lines, and the moment of a program's start.
-const FILES_BESIDE: u64 = 64;
+/// Open files for everything else: connections that have not said a word (`server::SILENT_MAX`), standard streams, listeners, lines, and the
+/// moment of a program's start.
+const FILES_BESIDE: u64 = 128 + 64;
 
 /// Longest time: a year, and no clock overflows.
 pub const TIME_MAX: Duration = Duration::from_secs(365 * 86_400);

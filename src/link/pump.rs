@@ -246,7 +246,14 @@ impl Pump<'_> {
             return;
         }
         match channel.outbound.fill(local.socket.as_fd(), 0) {
-            Ok(0) => channel.end(),
+            Ok(0) => {
+                // A client that has closed wants no answer either, and the agent is to know that before it has one.
+                let closed = fd::wait_for(local.socket.as_fd(), fd::HANG_UP, Some(Duration::ZERO));
+                if self.role == Role::Opener && closed.is_ok_and(|ready| ready.hung_up) {
+                    channel.stop_listening();
+                }
+                channel.end();
+            }
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(_) => {

@@ -56,8 +56,10 @@ const NO_PLACE: u8 = 108;
 /// Bytes of one read. Requests are short; long ones come in as many reads as they need.
 const READ_BYTES: usize = 16 << 10;
 
-/// How long a client may leave us waiting for room for its response, before it counts as gone.
+/// How long a client may take nothing of its response before it counts as gone, and what it must take of a long one in each second beyond
+/// that, in bytes: a third of what a line of 115,200 baud carries.
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+const WRITE_RATE_MIN: usize = 4 << 10;
 
 /// How long to take in what a client still sends after it was refused: it may write all before it reads, and would never see the answer.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
@@ -307,14 +309,16 @@ fn wait(fd: BorrowedFd, events: i16, stop: BorrowedFd, deadline: Instant) -> io:
     }
 }
 
-/// Writes a response. A client that takes nothing for too long, or has gone, loses the rest; so does a slow one when the agent ends.
+/// Writes a response. A client that takes too long, or has gone, loses the rest; so does a slow one when the agent ends.
 fn send(stream: &Stream, mut bytes: &[u8], stop: BorrowedFd) -> io::Result<()> {
+    let deadline = Instant::now() + WRITE_PATIENCE + Duration::from_secs((bytes.len() / WRITE_RATE_MIN) as u64);
     while !bytes.is_empty() {
         match fd::write(stream.output(), bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                match wait(stream.output(), fd::WRITE, stop, Instant::now() + WRITE_PATIENCE)? {
-                    Woken::Ready => {}
+                match wait(stream.output(), fd::WRITE, stop, deadline.min(Instant::now() + WRITE_PATIENCE))? {
+                    Woken::Ready if Instant::now() < deadline => {}
+                    Woken::Ready => return Err(io::ErrorKind::TimedOut.into()),
                     Woken::TimeOver => return Err(io::ErrorKind::TimedOut.into()),
                     Woken::Stopped => return Ok(()),
                 }

@@ -40,6 +40,15 @@ impl Arrivals {
         first
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.silent.is_empty()
+    }
+
+    /// Takes out the one that has been silent for longest.
+    pub fn pop(&mut self) -> Option<Arrival> {
+        self.silent.pop_front()
+    }
+
     /// Puts all of them into a poll set.
     pub fn watch(&self, set: &mut PollSet) {
         for arrival in &self.silent {

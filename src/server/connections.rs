@@ -60,6 +60,8 @@ impl Shared {
         let settings = &self.settings;
         let bytes = |count: usize| count as u64;
         settings.commands.describe(|about| {
+            // A monitor that is started again listens on nothing yet.
+            about.listeners.clear();
             about.protocols = PROTOCOLS.iter().map(|protocol| protocol.name).collect();
             about.limits = vec![
                 ("connections", bytes(self.connections_max)),

@@ -22,6 +22,7 @@ use crate::server::connections::Shared;
 use crate::server::listening::Listening;
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
+use crate::sys::file::{EMFILE, ENFILE};
 use crate::sys::{errno, process, signal};
 use crate::transport::auto::{Console, Ways};
 use crate::transport::{self, Addr, Carrier, Listener, vsock};
@@ -227,7 +228,7 @@ impl Service {
                     Some(ready) if listening.close_if_dead(ready, now) => {}
                     Some(ready) => {
                         if let Some(listener) = listening.listener().filter(|_| ready.readable)
-                            && let Some(stream) = accept(&self.shared, listener)
+                            && let Some(stream) = accept(&self.shared, listener, &mut self.arrivals)
                         {
                             welcome(&self.shared, &mut self.arrivals, stream, listening.pinned);
                         }
@@ -240,10 +241,14 @@ impl Service {
 }
 
 /// The next connection of a listener.
-fn accept(shared: &Shared, listener: &Listener) -> Option<Stream> {
+fn accept(shared: &Shared, listener: &Listener, arrivals: &mut Arrivals) -> Option<Stream> {
     match listener.accept() {
         Ok(stream) => Some(stream),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => None,
+        Err(error) if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) && !arrivals.is_empty() => {
+            refuse_oldest(arrivals.pop(), &format!("accept: {}", errno::describe(&error)));
+            None
+        }
         Err(error) => {
             // The connection stays in the queue; without the pause poll would offer it again at once, for ever.
             log::error!("accept: {}", errno::describe(&error));
@@ -262,10 +267,14 @@ fn welcome(shared: &Arc<Shared>, arrivals: &mut Arrivals, stream: Stream, pinned
         Ok(count) => return begin(shared, arrival, &head[..count]),
         Err(_) => return,
     }
-    if let Some(oldest) = arrivals.push(arrival) {
-        let why = format!("more than {SILENT_MAX} connections say nothing");
-        log::warn!("refused the oldest connection: {why}");
-        proto::refuse(&oldest.stream, oldest.pinned, &why);
+    refuse_oldest(arrivals.push(arrival), &format!("more than {SILENT_MAX} connections say nothing"));
+}
+
+/// Tells the connection that has been silent for longest, if there is one, why it must go.
+fn refuse_oldest(oldest: Option<Arrival>, why: &str) {
+    if let Some(oldest) = oldest {
+        log::warn!("refused a silent connection: {why}");
+        proto::refuse(&oldest.stream, oldest.pinned, why);
     }
 }
 

@@ -34,6 +34,7 @@ pub const ENOTDIR: i32 = libc::ENOTDIR;
 pub const EISDIR: i32 = libc::EISDIR;
 pub const EINVAL: i32 = libc::EINVAL;
 pub const EMFILE: i32 = libc::EMFILE;
+pub const ENFILE: i32 = libc::ENFILE;
 pub const EFBIG: i32 = libc::EFBIG;
 pub const ENOSYS: i32 = libc::ENOSYS;
 pub const ENOEXEC: i32 = libc::ENOEXEC;

@@ -28,7 +28,6 @@ pub mod vsock;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -249,7 +248,7 @@ pub fn connect_with(addr: &Addr, wishes: Wishes) -> io::Result<Stream> {
             Opener::start(serial::connect(path, settings)?, addr.to_string(), wishes)?.open()
         }
         _ if wishes.console.is_some() => unsupported(format!("{addr}: has no console; only serial lines have one")),
-        Carrier::Unix { path, .. } => Ok(Stream::over_socket(UnixStream::connect(path)?)),
+        Carrier::Unix { path, .. } => Ok(Stream::over_socket(unix::connect(path)?)),
         Carrier::VsockPeer { cid, port } => vsock::open(*cid, *port),
         Carrier::Hvsock { path, port } => hvsock::connect(path, *port),
         Carrier::Port { path } => port::open(path),

@@ -5,14 +5,21 @@
 
 use std::fs::{self, DirBuilder, File, Metadata, Permissions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt, fchown, lchown};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::stream::Stream;
+use crate::sys::fd;
 use crate::sys::file::{self, O_DIRECTORY, O_NOFOLLOW, O_RDONLY};
 use crate::sys::unix::{self, PATH_MAX};
+
+/// How long a listener may have no room for one more connection, and how often to look. 256 connections wait in its queue by then.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+const CONNECT_PAUSE: Duration = Duration::from_millis(5);
 
 /// The owner's bits of a mode.
 const OWNER: u32 = 0o700;
@@ -79,6 +86,28 @@ impl Drop for Listener {
         // Another agent may have put its own there, after an administrator removed ours.
         if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.file) {
             let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Connects. A listener whose queue is full gets some time: connect(2) would wait for ever for an agent that has stopped.
+///
+/// # Errors
+/// `TimedOut`; those of connect(2).
+pub fn connect(path: &Path) -> io::Result<OwnedFd> {
+    let deadline = Instant::now() + CONNECT_PATIENCE;
+    loop {
+        match unix::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline => {
+                // Nothing tells when there is room.
+                thread::sleep(CONNECT_PAUSE);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+            connected => {
+                let socket = connected?;
+                fd::set_nonblocking(socket.as_fd(), false)?;
+                return Ok(socket);
+            }
         }
     }
 }

@@ -227,3 +227,15 @@ fn a_line_that_is_cut_ends_the_command_and_the_program() {
     wait_until("the program is gone", || !crate::support::lives(pid));
     assert!(start.elapsed() < PATIENCE);
 }
+
+#[test]
+fn the_program_of_a_call_ends_when_its_client_leaves() {
+    let rig = Rig::start(Weather::clear());
+    let before = rig.settled();
+    let start = Instant::now();
+    let left = rig.run(&["call", "--timeout", "0.3", "process.run", "argv=[\"sleep\",\"55\"]"]);
+    assert_eq!(left.code, Some(125), "{}", left.stderr());
+    // It says that it leaves, and does not wait for an answer to that which nobody gives.
+    assert!(start.elapsed() < Duration::from_millis(1200), "{:?}", start.elapsed());
+    assert_eq!(rig.settled(), before);
+}

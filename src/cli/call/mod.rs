@@ -57,7 +57,8 @@ without a Status, 125 for errors of our own: no connection, no response in time,
 empty, longer than 64 MiB, no JSON, or has a Status that is no whole number. What came is printed
 all the same, but not of a response that is too long.
 
-With --to port: the agent must listen with ,proto=google behind its address.
+With --to port: the agent must listen with ,proto=google behind its address. Such a line has no
+connections: after a call that ended before its response came, the next one may get that.
 ",
     run: call,
 };
