@@ -403,15 +403,15 @@ fn what_is_wrong_with_a_call_is_said_before_anything_is_connected() {
 }
 
 #[test]
-fn an_interrupt_ends_a_call_at_once() {
+fn a_signal_ends_a_call_at_once() {
     let folder = Folder::new();
     let listener = UnixListener::bind(folder.path("sock")).expect("a socket");
     let address = format!("unix:{}", folder.path("sock").display());
     let running = Running::start(lodger(["call", "--timeout", "0", "--to", &address, "x"]));
     let (mut socket, _) = listener.accept().expect("a client");
     socket.read_exact(&mut [0; REQUEST.len()]).expect("a request");
-    running.signal(lodger::sys::signal::SIGINT);
-    assert_eq!(running.finish().signal, Some(lodger::sys::signal::SIGINT));
+    running.signal(lodger::sys::signal::SIGTERM);
+    assert_eq!(running.finish().signal, Some(lodger::sys::signal::SIGTERM));
 }
 
 #[test]
