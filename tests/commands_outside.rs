@@ -263,7 +263,7 @@ fn a_response_may_be_as_long_as_the_limit_and_no_longer() {
 fn a_time_below_a_second_is_told_as_it_is() {
     let rig = Rig::with(|table| table.with_time_limit(Duration::from_millis(50)));
     rig.script("slow", "sleep 9");
-    assert_eq!(rig.error("slow"), "slow: not done within 0.05 s");
+    assert_eq!(rig.error("slow"), "slow: not done within 50 ms");
 }
 
 #[test]
