@@ -227,7 +227,8 @@ impl Outside {
             _ if output.timed_out => {
                 // Not as a float: writing those takes 15 KB of program.
                 let millis = self.time_limit.as_millis();
-                let time = if millis % 1000 == 0 { format!("{} s", millis / 1000) } else { format!("{millis} ms") };
+                let time =
+                    if millis.is_multiple_of(1000) { format!("{} s", millis / 1000) } else { format!("{millis} ms") };
                 Err(Error::TimedOut(format!("{name}: not done within {time}{colon}{said}")))
             }
             Status::Killed(signal) => {
