@@ -155,19 +155,35 @@ pub fn signal_all(signal: i32) -> io::Result<()> {
 /// madvise(2) with MADV_DONTNEED on the code and the constants of this program: each page comes back from its file when it is needed again.
 /// The file must not change meanwhile, as is true of every program that runs.
 pub fn release_code() -> io::Result<()> {
-    unsafe extern "C" {
-        // Made by the linker, on either side of the code.
-        static __executable_start: u8;
-        static etext: u8;
-    }
-    // SAFETY: only the addresses of the two are taken. The pages between them are mapped from a file and never written, so that
-    // dropping them loses nothing; the start is the start of a mapping, and the length is rounded down to pages of any size in use.
+    // SAFETY: the kernel tells where the program headers of this program are, which are mapped as long as it runs. Only whole pages of
+    // segments that are mapped from the file and never written are dropped. Nothing between two segments is: where the linker leaves a page
+    // free there, the kernel puts other mappings into the hole, such as the C library's memory of the first thread.
     unsafe {
-        let (start, end) = (&raw const __executable_start, &raw const etext);
-        let length = (end as usize - start as usize) & !0xffff;
-        check(libc::madvise(start.cast_mut().cast(), length, libc::MADV_DONTNEED)).map(drop)
+        let page = libc::getauxval(libc::AT_PAGESZ) as usize;
+        let (start, count) = (libc::getauxval(libc::AT_PHDR) as usize, libc::getauxval(libc::AT_PHNUM) as usize);
+        if start == 0 || !page.is_power_of_two() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let headers = std::slice::from_raw_parts(start as *const ProgramHeader, count);
+        let own = headers.iter().find(|header| header.p_type == libc::PT_PHDR);
+        // Without that header the program is where its addresses say.
+        let base = own.map_or(0, |header| start.wrapping_sub(header.p_vaddr as usize));
+        for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0)
+        {
+            let first = (base.wrapping_add(header.p_vaddr as usize) + page - 1) & !(page - 1);
+            let end = base.wrapping_add((header.p_vaddr + header.p_filesz) as usize) & !(page - 1);
+            if first < end {
+                check(libc::madvise(first as *mut libc::c_void, end - first, libc::MADV_DONTNEED))?;
+            }
+        }
     }
+    Ok(())
 }
+
+#[cfg(target_pointer_width = "64")]
+type ProgramHeader = libc::Elf64_Phdr;
+#[cfg(target_pointer_width = "32")]
+type ProgramHeader = libc::Elf32_Phdr;
 
 /// sync(2).
 pub fn sync() {
