@@ -20,13 +20,18 @@
 //! | [`link`] | many streams over one serial line that loses nothing |
 //! | [`exec`] | one program: its start, its numbered streams, its end |
 //! | [`files`] | file operations, and the open files of a connection |
+//! | [`websocket`] | messages both ways on a stream that began as HTTP |
+//! | [`http`] | HTTP/1.1 of both sides, streamed (with the feature `metadata`) |
+//! | [`metaservice`] | what both sides of the metadata service have in common |
 //! | [`transport`] | addresses; listening and connecting |
+//! | [`shell`] | one program at the other end of a WebSocket |
 //! | [`commands`] | named calls, and the table of them |
 //! | [`engine`] | many programs on one stream |
 //! | [`proto`] | bytes to calls of services, one protocol a file |
 //! | [`notify`] | readiness, for whoever started the machine |
 //! | [`server`] | listeners, and a thread for each connection |
 //! | [`client`] | the host's side of a connection |
+//! | [`metadata`] | one task for a guest that asks for it over HTTP |
 //! | [`monitor`] | commands of a program of one's own |
 //! | [`mkinitramfs`] | which files go into an archive |
 //! | [`init`] | process 1 |
@@ -74,18 +79,28 @@ pub mod crc;
 pub mod engine;
 pub mod exec;
 pub mod files;
+#[cfg(feature = "metadata")]
+pub mod http;
 pub mod init;
 pub mod json;
 pub mod link;
+#[cfg(feature = "metadata")]
+pub mod metadata;
+#[cfg(feature = "metadata")]
+pub mod metaservice;
 pub mod mkinitramfs;
 pub mod monitor;
 pub mod notify;
 pub mod power;
 pub mod proto;
 pub mod server;
+#[cfg(feature = "metadata")]
+pub mod shell;
 pub mod stream;
 pub mod sys;
 pub mod transport;
 pub mod version;
 pub mod vm;
+#[cfg(feature = "metadata")]
+pub mod websocket;
 pub mod wire;

@@ -132,7 +132,9 @@ fn a_wrong_line_is_named_with_file_number_and_key() {
     ] {
         assert_eq!(place.refused_file(content), said, "{content:?}");
     }
-    let keys = "listen, request-timeout, request-size, connections, commands-directory, command-timeout, log";
+    let last = if cfg!(feature = "metadata") { ", metadata" } else { "" };
+    let keys =
+        format!("listen, request-timeout, request-size, connections, commands-directory, command-timeout, log{last}");
     for (content, key) in [("a = b", "a: "), ("Log = warn", "Log: "), ("= b", "")] {
         assert_eq!(place.refused_file(content), format!("F/conf:1: {key}unknown key ({keys} are known)"));
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 26] = [
+const TABLE: [(&str, u32, &[&str]); 31] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
@@ -23,12 +23,38 @@ const TABLE: [(&str, u32, &[&str]); 26] = [
     ("link", 2, &["crc", "stream", "sys"]),
     ("exec", 2, &["sys"]),
     ("files", 2, &["sys"]),
+    ("websocket", 2, &["stream", "sys"]),
+    // `stream`: a connection is one, and has its buffer.
+    ("http", 2, &["stream", "sys"]),
+    // Pure, as below.
+    ("metaservice", 2, &[]),
     ("transport", 3, &["link", "stream", "sys"]),
+    // Pure: time and bytes are arguments.
+    ("shell", 3, &[]),
     // `power`: they end the machine. `version`: it says what it is.
     ("commands", 3, &["exec", "files", "json", "power", "sys", "version"]),
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
-    ("proto", 4, &["commands", "engine", "exec", "files", "json", "stream", "sys", "version", "wire"]),
+    // `http`, `metaservice`, `shell`, `websocket`: the guest's side of the metadata service speaks them.
+    (
+        "proto",
+        4,
+        &[
+            "commands",
+            "engine",
+            "exec",
+            "files",
+            "http",
+            "json",
+            "metaservice",
+            "shell",
+            "stream",
+            "sys",
+            "version",
+            "websocket",
+            "wire",
+        ],
+    ),
     // `version`: it says what is ready.
     ("notify", 4, &["sys", "transport", "version"]),
     // `engine`, `exec`: how a connection ended, and how long its programs may still take. `stream`, `sys`: it accepts. `link`: what is
@@ -36,6 +62,8 @@ const TABLE: [(&str, u32, &[&str]); 26] = [
     ("server", 5, &["engine", "exec", "link", "notify", "proto", "stream", "sys", "transport"]),
     // `json`: where a response on a bare line ends. `version`: it tells the agent what it is.
     ("client", 5, &["json", "stream", "sys", "version", "wire"]),
+    // `client`: output to descriptors that may be slow. `transport`: a unix socket for guests and one for commands.
+    ("metadata", 6, &["client", "http", "metaservice", "shell", "stream", "sys", "transport", "websocket"]),
     ("monitor", 6, &["client", "commands", "proto", "server", "sys", "transport"]),
     // `exec`: busybox is asked for its applets. `sys`: what an error number means.
     ("mkinitramfs", 5, &["cpio", "crc", "exec", "sys"]),
@@ -54,9 +82,11 @@ const TABLE: [(&str, u32, &[&str]); 26] = [
             "commands",
             "config",
             "exec",
+            "http",
             "init",
             "json",
             "link",
+            "metadata",
             "mkinitramfs",
             "power",
             "proto",

@@ -89,6 +89,8 @@ fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
             }
             Arg::Long("config") => options.config = Some(parser.value()?.into()),
             Arg::Long("google-config") => options.google_config = Some(parser.value()?.into()),
+            #[cfg(feature = "metadata")]
+            Arg::Long("metadata") => options.metadata = Some(text(parser.value()?)?),
             Arg::Long("spare-console") => options.spare_console = true,
             other => return Err(other.unexpected().into()),
         }
@@ -107,7 +109,7 @@ fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
 }
 
 /// Sends log messages to stderr, as lines that say whose they are. That stderr is gone must not end the agent.
-fn log_to_stderr(default: &str) {
+pub fn log_to_stderr(default: &str) {
     let wanted = std::env::var("LODGER_LOG").ok().filter(|text| !text.is_empty());
     let level = wanted.as_deref().unwrap_or(default).parse::<LevelFilter>();
     env_logger::Builder::new()

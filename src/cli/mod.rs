@@ -7,6 +7,10 @@ mod file;
 mod guest;
 mod image;
 mod listing;
+#[cfg(feature = "metadata")]
+mod metadata;
+#[cfg(feature = "metadata")]
+mod metadata_host;
 mod ping;
 mod replay;
 mod target;
@@ -103,7 +107,7 @@ struct Command {
 }
 
 /// All of them, in the order in which help lists them.
-const COMMANDS: [Command; 27] = [
+const COMMANDS: &[Command] = &[
     exec::EXEC,
     exec::SHELL,
     copy::COPY,
@@ -124,6 +128,8 @@ const COMMANDS: [Command; 27] = [
     replay::REPLAY,
     image::INITRAMFS,
     vm::VM,
+    #[cfg(feature = "metadata")]
+    metadata::METADATA,
     guest::SERVE,
     guest::INIT,
     guest::POWEROFF,
@@ -201,7 +207,7 @@ fn harmless(text: &str) -> String {
 
 fn overview(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "usage: lodger COMMAND ...\n")?;
-    for command in &COMMANDS {
+    for command in COMMANDS {
         writeln!(out, "  {:10} {}", command.name, command.summary)?;
     }
     writeln!(out, "\n`lodger help COMMAND` explains one. Paths in a guest are written guest:PATH in `cp`.")

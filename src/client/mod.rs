@@ -6,7 +6,7 @@ pub mod monitor;
 pub mod output;
 pub mod ping;
 pub mod recorder;
-mod sink;
+pub mod sink;
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};

@@ -16,6 +16,8 @@ use crate::config::ini::Text;
 use crate::config::own::Own;
 use crate::exec::user;
 use crate::proto;
+#[cfg(feature = "metadata")]
+use crate::proto::metadata;
 use crate::proto::settings::Settings;
 use crate::server::Config;
 use crate::transport::auto::{self, Console};
@@ -43,6 +45,9 @@ pub struct Options {
     pub google_config: Option<PathBuf>,
     /// `auto`, wherever it stands, leaves the console's line alone.
     pub spare_console: bool,
+    /// Where a metadata service is.
+    #[cfg(feature = "metadata")]
+    pub metadata: Option<String>,
 }
 
 /// What an agent is to be.
@@ -123,6 +128,11 @@ pub fn read(options: &Options) -> Result<Told, Error> {
     settings.request_max = own.request_size.unwrap_or(settings.request_max);
     let mut config = Config::with(settings);
     config.connections_max = own.connections.unwrap_or(config.connections_max);
+    #[cfg(feature = "metadata")]
+    {
+        let given = options.metadata.as_deref().map(metadata::Config::at).transpose();
+        config.metadata = given.map_err(|why| Error::Option(format!("--metadata {why}")))?.or(own.metadata);
+    }
     for way in ways {
         match way {
             Way::Addr(addr) => config.addrs.push(addr),

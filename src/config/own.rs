@@ -8,9 +8,15 @@ use std::time::Duration;
 
 use crate::config::ini::{Error, Text};
 use crate::config::{Way, way};
+#[cfg(feature = "metadata")]
+use crate::proto::metadata;
 use crate::sys::process;
 
 /// All keys, in the order of the help.
+#[cfg(feature = "metadata")]
+const KEYS: &str =
+    "listen, request-timeout, request-size, connections, commands-directory, command-timeout, log, metadata";
+#[cfg(not(feature = "metadata"))]
 const KEYS: &str = "listen, request-timeout, request-size, connections, commands-directory, command-timeout, log";
 
 /// Levels of the log, quietest first.
@@ -46,6 +52,8 @@ pub struct Own {
     pub commands_directory: Option<PathBuf>,
     pub command_timeout: Option<Duration>,
     pub log: Option<&'static str>,
+    #[cfg(feature = "metadata")]
+    pub metadata: Option<metadata::Config>,
 }
 
 impl Own {
@@ -84,6 +92,8 @@ impl Own {
                     level.ok_or_else(|| format!("\"{value}\": no level (off, error, warn, info, debug, trace are)"))?,
                 );
             }
+            #[cfg(feature = "metadata")]
+            "metadata" => self.metadata = Some(metadata::Config::at(value)?),
             _ => return Err(format!("unknown key ({KEYS} are known)")),
         }
         Ok(())

@@ -4,6 +4,7 @@ pub mod capture;
 pub mod environment;
 pub mod path;
 pub mod processes;
+pub mod tree;
 pub mod user;
 
 use std::cell::Cell;

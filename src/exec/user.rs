@@ -12,6 +12,14 @@ pub fn look_up(text: &str) -> Result<Identity, String> {
     find(text, &passwd, &group)
 }
 
+/// Name and home of a user that is known by name or number. `None` for a bare number without an entry.
+pub fn name_and_home(text: &str) -> Option<(String, String)> {
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let user = text.split(':').next().unwrap_or_default();
+    let entry = rows(&passwd).find(|row| row.first() == Some(&user) || row.get(2) == Some(&user))?;
+    Some((entry.first()?.to_string(), entry.get(5)?.to_string()))
+}
+
 fn find(text: &str, passwd: &str, groups: &str) -> Result<Identity, String> {
     let (user, group) = text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
     let entry = rows(passwd).find(|row| row.first() == Some(&user) || row.get(2) == Some(&user));

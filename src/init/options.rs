@@ -1,6 +1,7 @@
 //! The `lodger.*` options of the kernel command line.
 //!
-//! `lodger.listen=ADDRESS` (may repeat), `lodger.log=LEVEL`, `lodger.hostname=NAME`, `lodger.exec=COMMAND`. A word with spaces is
+//! `lodger.listen=ADDRESS` (may repeat), `lodger.log=LEVEL`, `lodger.hostname=NAME`, `lodger.metadata=ADDRESS`,
+//! `lodger.exec=COMMAND`. A word with spaces is
 //! quoted as the kernel wants it: `lodger.exec="sh -c 'echo hi'"` or `"lodger.exec=sh -c 'echo hi'"`. The kernel knows no escape:
 //! a value cannot hold a double quote and a space at once.
 
@@ -12,6 +13,9 @@ pub struct Options {
     /// Addresses for when that has none either. Not from the command line.
     pub listen_default: Vec<String>,
     pub log: Option<String>,
+    /// Where a metadata service is.
+    #[cfg(feature = "metadata")]
+    pub metadata: Option<String>,
     pub hostname: Option<String>,
     /// Program and arguments; empty when the value makes no command, which counts as a program that cannot be started: whoever
     /// asked for it waits for its end.
@@ -23,12 +27,19 @@ pub struct Options {
 /// Reads the options out of a kernel command line; the last of a repeated one counts.
 pub fn parse(command_line: &str) -> Options {
     let mut options = Options::default();
-    let Options { listen, log, hostname, exec, complaints, .. } = &mut options;
+    #[cfg(feature = "metadata")]
+    let metadata = &mut options.metadata;
+    let (listen, log, hostname) = (&mut options.listen, &mut options.log, &mut options.hostname);
+    let (exec, complaints) = (&mut options.exec, &mut options.complaints);
     for (name, value) in parameters(command_line) {
         let Some(option) = name.strip_prefix("lodger.") else { continue };
         match (option, value) {
             ("listen" | "log" | "hostname" | "exec", None | Some("")) => complaints.push(format!("{name}: no value")),
             ("listen", Some(value)) => listen.push(value.to_owned()),
+            #[cfg(feature = "metadata")]
+            ("metadata", None | Some("")) => complaints.push(format!("{name}: no value")),
+            #[cfg(feature = "metadata")]
+            ("metadata", Some(value)) => *metadata = Some(value.to_owned()),
             ("log", Some(value)) => *log = Some(value.to_owned()),
             ("hostname", Some(value)) => *hostname = Some(value.to_owned()),
             ("exec", Some(value)) => {

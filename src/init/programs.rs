@@ -72,6 +72,8 @@ impl Agent {
         // A program on the console has its line to itself, whoever else says `auto`: the agent's own file may.
         let spare = options.exec.as_ref().map(|_| "--spare-console");
         let words = ["lodger", "serve"].into_iter().chain(spare).chain(listen).chain(default);
+        #[cfg(feature = "metadata")]
+        let words = words.chain(options.metadata.iter().flat_map(|address| ["--metadata", address]));
         let argv = words.filter_map(|word| c_string(word).ok()).collect();
         Agent { argv, back_off: BackOff::default(), state: State::Waits { until: now } }
     }

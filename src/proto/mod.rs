@@ -2,6 +2,8 @@
 
 pub mod cbor;
 pub mod google;
+#[cfg(feature = "metadata")]
+pub mod metadata;
 pub mod settings;
 
 use std::io;

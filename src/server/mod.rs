@@ -11,10 +11,14 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
+#[cfg(feature = "metadata")]
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
 use crate::notify;
+#[cfg(feature = "metadata")]
+use crate::proto::metadata;
 use crate::proto::settings::Settings;
 use crate::proto::{self, Opening, Protocol};
 use crate::server::arrivals::{Arrival, Arrivals, SILENT_MAX};
@@ -33,6 +37,10 @@ pub const CONNECTIONS_MAX: usize = 256;
 
 /// How long to leave waiting connections alone when the system has no descriptor or thread for them.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes of the stack of the thread that waits for the others of the metadata service.
+#[cfg(feature = "metadata")]
+const METADATA_STACK: usize = 128 << 10;
 
 /// Exit status of an agent on stdin and stdout whose peer named no job: upstream's.
 const NO_JOB: u8 = 127;
@@ -71,12 +79,22 @@ pub struct Config {
     pub settings: Settings,
     /// Connections served at once.
     pub connections_max: usize,
+    /// Do also the work that a metadata service has.
+    #[cfg(feature = "metadata")]
+    pub metadata: Option<metadata::Config>,
 }
 
 impl Config {
     /// The usual limits, and nothing to listen on.
     pub fn with(settings: Settings) -> Config {
-        Config { addrs: Vec::new(), auto: None, settings, connections_max: CONNECTIONS_MAX }
+        Config {
+            addrs: Vec::new(),
+            auto: None,
+            settings,
+            connections_max: CONNECTIONS_MAX,
+            #[cfg(feature = "metadata")]
+            metadata: None,
+        }
     }
 }
 
@@ -102,10 +120,30 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
         shared.settings.commands.describe(|about| about.listeners.push(stdio.to_string()));
         return serve_stdio(&shared, pinned);
     }
+    #[cfg(feature = "metadata")]
+    let guest = (config.metadata.clone(), stop.try_clone().map_err(Error::System)?);
     let service = Service::open(config, stop)?;
     notify::start();
+    #[cfg(feature = "metadata")]
+    let guest = start_metadata(guest).map_err(Error::System)?;
     service.run().map_err(Error::System)?;
+    #[cfg(feature = "metadata")]
+    let _ = guest.map(JoinHandle::join);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The guest's side of the metadata service, beside everything else; it ends with the agent.
+#[cfg(feature = "metadata")]
+fn start_metadata((config, stop): (Option<metadata::Config>, OwnedFd)) -> io::Result<Option<JoinHandle<()>>> {
+    let work = |config: metadata::Config| {
+        let run = move || {
+            if let Err(error) = metadata::run(&config, stop.as_fd()) {
+                log::error!("metadata: {}", errno::describe(&error));
+            }
+        };
+        thread::Builder::new().stack_size(METADATA_STACK).spawn(run)
+    };
+    config.map(work).transpose()
 }
 
 fn protocol(addr: &Addr) -> Result<Option<&'static Protocol>, Error> {
@@ -147,7 +185,7 @@ impl Service {
     /// # Errors
     /// `Address` and `Listen` for one that cannot be listened on; those before it are closed again.
     pub fn open(config: Config, stop: OwnedFd) -> Result<Service, Error> {
-        let Config { addrs, auto, settings, connections_max } = config;
+        let Config { addrs, auto, settings, connections_max, .. } = config;
         let shared = Shared::new(settings, connections_max, stop);
         shared.introduce();
         let ways = auto.map(|console| Ways::new(console, Instant::now()));

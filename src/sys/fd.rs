@@ -145,6 +145,18 @@ pub fn set_send_buffer(fd: BorrowedFd, size_bytes: usize) -> io::Result<()> {
     .map(drop)
 }
 
+/// getsockopt(2) with SO_ERROR: fails with what has gone wrong on the socket since the last call.
+pub fn take_error(fd: BorrowedFd) -> io::Result<()> {
+    let mut error: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes one integer of the size that is given.
+    check(unsafe {
+        let to = (&raw mut error).cast();
+        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, to, &raw mut length)
+    })?;
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
 /// shutdown(2) with SHUT_WR: the peer reads an end of file, the other direction stays open.
 pub fn shutdown_write(fd: BorrowedFd) -> io::Result<()> {
     // SAFETY: takes plain integers.

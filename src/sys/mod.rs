@@ -14,7 +14,9 @@ pub mod file;
 pub mod name;
 pub mod net;
 pub mod process;
+pub mod random;
 pub mod signal;
+pub mod tcp;
 pub mod tty;
 pub mod unix;
 #[cfg(all(panic = "abort", target_env = "musl"))]

@@ -76,18 +76,6 @@ pub fn connect(fd: BorrowedFd, cid: u32, port: u32) -> io::Result<bool> {
     }
 }
 
-/// getsockopt(2) with SO_ERROR: fails with what has gone wrong on the socket since the last call.
-pub fn take_error(fd: BorrowedFd) -> io::Result<()> {
-    let mut error: libc::c_int = 0;
-    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
-    // SAFETY: the kernel writes one integer of the size that is given.
-    check(unsafe {
-        let to = (&raw mut error).cast();
-        libc::getsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, libc::SO_ERROR, to, &raw mut length)
-    })?;
-    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
-}
-
 const ADDRESS_BYTES: libc::socklen_t = size_of::<libc::sockaddr_vm>() as libc::socklen_t;
 
 fn address(cid: u32, port: u32) -> libc::sockaddr_vm {

@@ -86,7 +86,7 @@ pub fn connect(socket: &OwnedFd, cid: u32, port: u32) -> io::Result<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         // A signal ends the wait too; only the clock says that it was in vain.
         if fd::wait_for(socket.as_fd(), fd::WRITE, Some(left))?.writable {
-            return vsock::take_error(socket.as_fd());
+            return fd::take_error(socket.as_fd());
         }
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());

@@ -1,0 +1,196 @@
+//! What a program has said and the host has not got yet.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::proto::metadata::bell::Bell;
+use crate::proto::metadata::held;
+
+/// Bytes that wait at most. Upstream's number.
+pub const BACKLOG_MAX: usize = 4 << 20;
+
+#[derive(Debug)]
+struct Held {
+    bytes: VecDeque<u8>,
+    /// No more will come.
+    closed: bool,
+    /// Nobody wants what comes.
+    given_up: bool,
+    /// Bytes that were dropped since the last `take`, and before.
+    dropped: u64,
+    dropped_before: u64,
+    /// When the host has last taken something, or something began to wait.
+    moved: Instant,
+}
+
+/// Between the thread that reads and the one that sends.
+#[derive(Debug)]
+pub struct Backlog {
+    held: Mutex<Held>,
+    more: Bell,
+    room: Bell,
+    patience: Duration,
+}
+
+/// What `take` has found beside bytes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// So many bytes are missing before them.
+    pub dropped: u64,
+    /// Nothing is left, and nothing comes.
+    pub is_end: bool,
+}
+
+impl Backlog {
+    pub fn new(patience: Duration) -> io::Result<Backlog> {
+        let held = Held {
+            bytes: VecDeque::new(),
+            closed: false,
+            given_up: false,
+            dropped: 0,
+            dropped_before: 0,
+            moved: Instant::now(),
+        };
+        Ok(Backlog { held: Mutex::new(held), more: Bell::new()?, room: Bell::new()?, patience })
+    }
+
+    // --- The reader's side ---
+
+    /// Whether `push` is welcome. When it is full and the host has taken nothing for long, it is at the cost of the oldest bytes.
+    pub fn takes(&self, now: Instant) -> bool {
+        self.room.clear();
+        let held = held(&self.held);
+        held.given_up || held.bytes.len() < BACKLOG_MAX || now >= held.moved + self.patience
+    }
+
+    /// While it does not take: readable when it may.
+    pub fn room(&self) -> BorrowedFd<'_> {
+        self.room.watch()
+    }
+
+    /// While it does not take: when it will in any case.
+    pub fn deadline(&self) -> Instant {
+        held(&self.held).moved + self.patience
+    }
+
+    pub fn push(&self, bytes: &[u8], now: Instant) {
+        let mut held = held(&self.held);
+        if held.given_up {
+            held.dropped += bytes.len() as u64;
+            return;
+        }
+        if held.bytes.is_empty() {
+            held.moved = now;
+        }
+        let over = (held.bytes.len() + bytes.len()).saturating_sub(BACKLOG_MAX).min(held.bytes.len());
+        held.bytes.drain(..over);
+        held.dropped += over as u64;
+        held.bytes.extend(bytes);
+        self.more.ring();
+    }
+
+    /// No more will come.
+    pub fn close(&self) {
+        held(&self.held).closed = true;
+        self.more.ring();
+    }
+
+    // --- The sender's side ---
+
+    /// Readable when there may be something to take.
+    pub fn more(&self) -> BorrowedFd<'_> {
+        self.more.watch()
+    }
+
+    /// Whether there is something to take, or the end.
+    pub fn is_ready(&self) -> bool {
+        self.more.clear();
+        let held = held(&self.held);
+        held.closed || !held.bytes.is_empty()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        held(&self.held).closed
+    }
+
+    /// Takes the oldest bytes, at most so many.
+    pub fn take(&self, max: usize, into: &mut Vec<u8>) -> Taken {
+        let mut held = held(&self.held);
+        let count = held.bytes.len().min(max);
+        into.clear();
+        into.extend(held.bytes.drain(..count));
+        let dropped = std::mem::take(&mut held.dropped);
+        held.dropped_before += dropped;
+        Taken { dropped, is_end: held.closed && count == 0 }
+    }
+
+    /// They could not be sent.
+    pub fn put_back(&self, bytes: &[u8]) {
+        let mut held = held(&self.held);
+        bytes.iter().rev().for_each(|byte| held.bytes.push_front(*byte));
+    }
+
+    /// The host has taken something.
+    pub fn moved(&self, now: Instant) {
+        held(&self.held).moved = now;
+        self.room.ring();
+    }
+
+    /// Nothing more will be sent. How many bytes are lost by that now.
+    pub fn give_up(&self) -> usize {
+        let mut held = held(&self.held);
+        held.given_up = true;
+        let lost = std::mem::take(&mut held.bytes).len();
+        held.dropped += lost as u64;
+        self.room.ring();
+        lost
+    }
+
+    /// Bytes that the host will never get.
+    pub fn dropped(&self) -> u64 {
+        let held = held(&self.held);
+        held.dropped + held.dropped_before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_backlog_waits_for_the_host_and_then_loses_the_oldest() {
+        let start = Instant::now();
+        let backlog = Backlog::new(Duration::from_secs(30)).expect("a backlog");
+        backlog.push(b"oldest", start);
+        backlog.push(&vec![b'x'; BACKLOG_MAX - 7], start);
+        assert!(backlog.takes(start), "one byte short of full");
+        backlog.push(b"y", start);
+        assert!(!backlog.takes(start + Duration::from_millis(29_999)));
+        assert_eq!(backlog.deadline(), start + Duration::from_secs(30));
+        assert!(backlog.takes(start + Duration::from_secs(30)));
+        backlog.push(b"new", start + Duration::from_secs(30));
+        let mut bytes = Vec::new();
+        assert_eq!(backlog.take(4, &mut bytes), Taken { dropped: 3, is_end: false });
+        assert_eq!(bytes, b"estx");
+        backlog.put_back(&bytes);
+        assert_eq!(backlog.take(usize::MAX, &mut bytes), Taken { dropped: 0, is_end: false });
+        assert!(bytes.starts_with(b"estx") && bytes.ends_with(b"ynew") && bytes.len() == BACKLOG_MAX);
+        backlog.close();
+        assert_eq!(backlog.take(1, &mut bytes), Taken { dropped: 0, is_end: true });
+        assert_eq!(backlog.dropped(), 3);
+    }
+
+    #[test]
+    fn what_is_given_up_is_counted_and_takes_everything() {
+        let now = Instant::now();
+        let backlog = Backlog::new(Duration::from_secs(30)).expect("a backlog");
+        backlog.push(&vec![0; BACKLOG_MAX], now);
+        assert_eq!(backlog.give_up(), BACKLOG_MAX);
+        assert!(backlog.takes(now));
+        backlog.push(b"more", now);
+        assert_eq!(backlog.dropped(), BACKLOG_MAX as u64 + 4);
+    }
+}

@@ -1,0 +1,83 @@
+//! The actions that are answered with one request: a file, the list of a folder, the end of the task.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::http::head::Request;
+use crate::metaservice::{Action, ERROR_HEADER, FILE_NOT_FOUND, REPLY};
+use crate::proto::metadata::{Guest, folder, why};
+use crate::sys::fd;
+use crate::sys::file::{self, O_NOCTTY, O_NONBLOCK, O_RDONLY};
+
+/// Bytes of one read of a file, and of one chunk.
+const CHUNK: usize = 64 << 10;
+
+pub fn target(action: &Action) -> String {
+    format!("{REPLY}?id={}", action.id)
+}
+
+/// Sends a file.
+pub fn artifact(guest: &Guest, action: &Action) {
+    let path = &action.path;
+    match open(path) {
+        Ok(file) => match send(guest, action, &file) {
+            Ok(200) => log::debug!("artifact {path}: sent"),
+            Ok(status) => log::error!("artifact {path}: the host says status {status}"),
+            Err(error) => log::error!("artifact {path}: {}", why(&error)),
+        },
+        Err(error) => {
+            log::info!("artifact {path}: {}", why(&error));
+            answer(guest, action, &[(ERROR_HEADER, FILE_NOT_FOUND)], b"");
+        }
+    }
+}
+
+/// Opens a plain file; what else there is could block, or have no end.
+fn open(path: &str) -> io::Result<File> {
+    let other = || io::Error::other("not a regular file");
+    // Opening is an act for some devices.
+    if !fs::metadata(path)?.is_file() {
+        return Err(other());
+    }
+    let file = file::open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(other()) }
+}
+
+/// An error in the middle drops the connection, so that the host sees that it is not all.
+fn send(guest: &Guest, action: &Action, file: &File) -> io::Result<u16> {
+    let patience = guest.timers().artifact_patience;
+    let host = &guest.config.host;
+    let mut connection = host.connect(guest.within(guest.timers().handshake))?;
+    let request = Request::new("POST", &target(action)).with("Host", host.host()).with("Transfer-Encoding", "chunked");
+    connection.send_head(&request, guest.within(patience))?;
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match fd::read(file.as_fd(), &mut chunk)? {
+            0 => break,
+            count => connection.chunk(&chunk[..count], guest.within(patience))?,
+        }
+    }
+    connection.end_chunks(guest.within(patience))?;
+    Ok(connection.response(guest.within(patience))?.status)
+}
+
+/// Sends the list of a folder.
+pub fn folder(guest: &Guest, action: &Action) {
+    let list = folder::list(&action.path, || guest.is_stopped());
+    answer(guest, action, &[("Content-Type", "application/json")], list.as_bytes());
+}
+
+/// Ends the task. That is answered at once, whether it runs or not.
+pub fn kill(guest: &Guest, action: &Action) {
+    guest.kill();
+    answer(guest, action, &[], b"");
+}
+
+fn answer(guest: &Guest, action: &Action, headers: &[(&str, &str)], body: &[u8]) {
+    match guest.request("POST", &target(action), headers, body) {
+        Ok((200, _)) => {}
+        Ok((status, _)) => log::error!("reply to {:?}: status {status}", action.kind),
+        Err(error) => log::error!("reply to {:?}: {}", action.kind, why(&error)),
+    }
+}
