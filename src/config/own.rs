@@ -10,6 +10,7 @@ use crate::config::ini::{Error, Text};
 use crate::config::{Way, way};
 #[cfg(feature = "metadata")]
 use crate::proto::metadata;
+use crate::server::arrivals::SILENT_MAX;
 use crate::sys::process;
 
 /// All keys, in the order of the help.
@@ -34,9 +35,9 @@ const CONNECTIONS_MAX: usize = 4096;
 /// Open files that a connection must be able to have: its socket, and a file or the way to a program.
 const FILES_EACH: u64 = 2;
 
-/// Open files for everything else: connections that have not said a word (`server::SILENT_MAX`), standard streams, listeners, lines, and the
+/// Open files for everything else: connections that have not said a word (`SILENT_MAX`), standard streams, listeners, lines, and the
 /// moment of a program's start.
-const FILES_BESIDE: u64 = 128 + 64;
+const FILES_BESIDE: u64 = SILENT_MAX as u64 + 64;
 
 /// Longest time: a year, and no clock overflows.
 pub const TIME_MAX: Duration = Duration::from_secs(365 * 86_400);

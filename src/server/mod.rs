@@ -1,6 +1,6 @@
 //! The agent: listeners, one thread a connection, and the limit of connections.
 
-mod arrivals;
+pub mod arrivals;
 mod connections;
 mod listening;
 mod port;
