@@ -18,9 +18,12 @@ use crate::sys::{errno, process};
 pub const SERVE: Command = Command {
     name: "serve",
     summary: "be the agent",
-    help: "usage: lodger serve [--listen ADDR]... [--config FILE] [--google-config FILE]
+    help: concat!(
+        "usage: lodger serve [--listen ADDR]... [--config FILE] [--google-config FILE]
                     [--request-timeout TIME] [--commands DIRECTORY] [--spare-console]
-                    [--listen-default ADDR]...
+                    [--listen-default ADDR]...",
+        if_metadata!(" [--metadata ADDR]"),
+        "
 
   --listen ADDR   where to listen; may stand several times (default unix:/run/lodger.sock):
                   unix:PATH[,mode=0600][,group=NAME]   a unix socket
@@ -43,7 +46,13 @@ pub const SERVE: Command = Command {
                   command_pipe_group, command_request_timeout), beside the other addresses;
                   FILE.distro and FILE.template are read after it
   --request-timeout TIME, --commands DIRECTORY   win over the file
-  --spare-console auto, wherever it stands, means auto,noconsole
+",
+        if_metadata!(
+            "  --metadata ADDR   do also the task of the metadata service at ADDR: IP, IP:PORT or unix:PATH
+                  (`lodger help metadata`); wins over the file
+"
+        ),
+        "  --spare-console auto, wherever it stands, means auto,noconsole
 
 The file has lines KEY = VALUE; # begins a comment, at the start of a line or behind a blank:
   listen = ADDR           as above; may stand several times; --listen replaces all of them
@@ -54,7 +63,12 @@ The file has lines KEY = VALUE; # begins a comment, at the start of a line or be
   commands-directory = DIRECTORY   programs that are commands (default /etc/lodger/commands.d)
   command-timeout = TIME  how long one of them may take (default 30s)
   log = LEVEL             as LODGER_LOG, which wins
-Google's file wins over this one in what it says of the time of a request, and where it is enabled
+",
+        if_metadata!(
+            "  metadata = ADDR         as --metadata
+"
+        ),
+        "Google's file wins over this one in what it says of the time of a request, and where it is enabled
 its address is one like any other: without a further one, the default is not listened on.
 
 An executable DIRECTORY/NAME is the command NAME: the request on stdin, the response on stdout, its
@@ -68,7 +82,8 @@ everything at SIGTERM. Whoever can connect can do what this agent's user can.
 Environment: LODGER_LOG is the lowest level of messages on stderr: off, error, warn (default),
 info, debug, trace; the command log.level changes it. NOTIFY_SOCKET is told when all addresses
 are open, as by sd_notify(3).
-",
+"
+    ),
     run: serve,
 };
 
@@ -129,7 +144,8 @@ pub fn log_to_stderr(default: &str) {
 pub const INIT: Command = Command {
     name: "init",
     summary: "be process 1",
-    help: "usage: lodger init
+    help: concat!(
+        "usage: lodger init
 
 What the program also does when it is started as /init or as process 1: mounts what a system
 needs, starts the agent and keeps it alive, buries orphans, and ends the machine in an orderly
@@ -139,14 +155,20 @@ On the kernel's command line:
   lodger.listen=ADDR      where the agent listens; may stand several times
   lodger.log=LEVEL        the agent's log level
   lodger.hostname=NAME
-  lodger.exec=\"PROGRAM ARGUMENT...\"   run this on the console, then power off; its exit
+",
+        if_metadata!(
+            "  lodger.metadata=ADDR    the agent does also the task of the metadata service there
+"
+        ),
+        "  lodger.exec=\"PROGRAM ARGUMENT...\"   run this on the console, then power off; its exit
                           status is reported on the console and through isa-debug-exit
   vmm.notify_socket=vsock:CID:PORT      where the agent says READY=1 (also a credential)
 
 The file /etc/lodger/modules lists kernel modules to load first, one path a line. The agent
 reads its own /etc/lodger/lodger.conf (`lodger help serve`); lodger.listen= replaces the
 addresses in that.
-",
+"
+    ),
     run: init,
 };
 

@@ -1,5 +1,19 @@
 //! The commands: their table, their help, and what their failures look like.
 
+/// A piece of a help text that stands there when the metadata service is built in.
+#[cfg(feature = "metadata")]
+macro_rules! if_metadata {
+    ($text:literal) => {
+        $text
+    };
+}
+#[cfg(not(feature = "metadata"))]
+macro_rules! if_metadata {
+    ($text:literal) => {
+        ""
+    };
+}
+
 mod call;
 mod copy;
 mod exec;

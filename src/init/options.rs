@@ -1,8 +1,7 @@
 //! The `lodger.*` options of the kernel command line.
 //!
 //! `lodger.listen=ADDRESS` (may repeat), `lodger.log=LEVEL`, `lodger.hostname=NAME`, `lodger.metadata=ADDRESS`,
-//! `lodger.exec=COMMAND`. A word with spaces is
-//! quoted as the kernel wants it: `lodger.exec="sh -c 'echo hi'"` or `"lodger.exec=sh -c 'echo hi'"`. The kernel knows no escape:
+//! `lodger.exec=COMMAND`. A word with spaces is quoted as the kernel wants it: `lodger.exec="sh -c 'echo hi'"` or `"lodger.exec=sh -c 'echo hi'"`. The kernel knows no escape:
 //! a value cannot hold a double quote and a space at once.
 
 /// What the kernel command line asks for.

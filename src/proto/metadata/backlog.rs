@@ -35,6 +35,15 @@ pub struct Backlog {
     patience: Duration,
 }
 
+/// What `look` has found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// There is something to take, or the end.
+    pub is_ready: bool,
+    /// No more will come.
+    pub is_closed: bool,
+}
+
 /// What `take` has found beside bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Taken {
@@ -105,11 +114,12 @@ impl Backlog {
         self.more.watch()
     }
 
-    /// Whether there is something to take, or the end.
-    pub fn is_ready(&self) -> bool {
+    /// What there is to take. Both facts are of one moment: an end that came between them would be waited for in vain, because nothing
+    /// rings after it.
+    pub fn look(&self) -> Offered {
         self.more.clear();
         let held = held(&self.held);
-        held.closed || !held.bytes.is_empty()
+        Offered { is_ready: held.closed || !held.bytes.is_empty(), is_closed: held.closed }
     }
 
     pub fn is_closed(&self) -> bool {
@@ -158,6 +168,8 @@ impl Backlog {
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     #[test]
@@ -181,6 +193,23 @@ mod tests {
         backlog.close();
         assert_eq!(backlog.take(1, &mut bytes), Taken { dropped: 0, is_end: true });
         assert_eq!(backlog.dropped(), 3);
+    }
+
+    #[test]
+    fn an_end_that_is_seen_can_be_taken() {
+        for _ in 0..300 {
+            let backlog = Backlog::new(Duration::from_secs(30)).expect("a backlog");
+            thread::scope(|scope| {
+                scope.spawn(|| backlog.close());
+                loop {
+                    let offered = backlog.look();
+                    assert_eq!(offered.is_ready, offered.is_closed);
+                    if offered.is_closed {
+                        break;
+                    }
+                }
+            });
+        }
     }
 
     #[test]

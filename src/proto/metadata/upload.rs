@@ -7,7 +7,7 @@ use crate::http::connection::Connection;
 use crate::http::head::Request;
 use crate::http::retry;
 use crate::metaservice::LOG;
-use crate::proto::metadata::backlog::Backlog;
+use crate::proto::metadata::backlog::{Backlog, Offered};
 use crate::proto::metadata::{Guest, why};
 use crate::sys::fd::{self, PollSet};
 
@@ -135,8 +135,7 @@ impl Upload<'_> {
         let mut until: Option<Instant> = None;
         let mut set = PollSet::default();
         loop {
-            let ready = self.backlog.is_ready();
-            let closed = self.backlog.is_closed();
+            let Offered { is_ready: ready, is_closed: closed } = self.backlog.look();
             if closed {
                 until = until.or_else(|| Some(Instant::now() + self.guest.timers().log_patience));
             }
