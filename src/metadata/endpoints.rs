@@ -70,8 +70,10 @@ impl Service {
                 continue;
             }
             let responded = self.answer(&mut connection, &request).and_then(|next| self.respond(&mut connection, next));
-            // Behind the response, since whoever is told may end the process.
-            self.announce();
+            // Behind the response, since whoever is told may end the process; so it is not for another connection to tell.
+            if matches!(request.path.as_str(), SUCCESS | FAILED) {
+                self.announce();
+            }
             responded?;
         }
     }

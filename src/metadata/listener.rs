@@ -192,13 +192,14 @@ impl Host {
         let wake = &self.bell.1;
         let guests = Crowd::new(CONNECTIONS_MAX, wake);
         let (strangers, commands) = (Crowd::new(STRANGERS_MAX, wake), Crowd::new(COMMANDS_MAX, wake));
+        let kills = Crowd::new(1, wake);
         let (mut kill_until, mut stay_until, mut quiet_until) = (None, None, None);
         let mut set = PollSet::default();
         loop {
             let now = Instant::now();
-            let result = self.service.result();
+            let result = self.service.announced();
             if let Some(until) = kill_until
-                && (result.is_some() || guests.len() == 0 || now >= until)
+                && ((result.is_some() && kills.len() == 0) || guests.len() == 0 || now >= until)
             {
                 return Ok(false);
             }
@@ -228,7 +229,7 @@ impl Host {
                 }
                 kill_until = Some(Instant::now() + KILL_PATIENCE);
                 let service = Arc::clone(&self.service);
-                let _ = commands.start(move || drop(service.kill_process()));
+                let _ = kills.start(move || drop(service.kill_process()));
             }
             let mut accepted = Ok(());
             if guest.is_some_and(|entry| set.ready(entry).readable) {
@@ -276,7 +277,34 @@ fn refuse(stream: Stream) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    #[test]
+    fn a_host_stays_until_the_guest_has_its_answer_to_the_result() {
+        let path = std::env::temp_dir().join(format!("lodger-listener-{}", std::process::id()));
+        let listener = Listener::open(&format!("unix:{}", path.display())).expect("a listener");
+        let bell = bell().expect("a pipe");
+        let (wake, (signals, _never)) = (Arc::clone(&bell.1), fd::pipe().expect("a pipe"));
+        let resolved = Box::new(move |_| drop(fd::write(wake.as_fd(), b"x")));
+        let service = Arc::new(Service::new(&[], &[], Box::new(io::sink()), resolved).expect("a service"));
+        let (from, linger, control) = (Vec::new(), Duration::ZERO, None);
+        let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell };
+        let running = thread::spawn(move || host.run(&signals).expect("a poll"));
+        assert!(service.resolve(true));
+        // Somebody else wakes it: a connection that ends at once.
+        drop(UnixStream::connect(&path).expect("a connection"));
+        let mut second = UnixStream::connect(&path).expect("a connection");
+        second.write_all(b"GET /engine/v1/ping HTTP/1.1\r\nConnection: close\r\n\r\n").expect("a request");
+        let mut answer = String::new();
+        io::Read::read_to_string(&mut second, &mut answer).expect("it is there");
+        thread::sleep(Duration::from_millis(50));
+        assert!(answer.starts_with("HTTP/1.1 200") && !running.is_finished(), "{answer}");
+        service.announce();
+        assert!(running.join().expect("an end"));
+    }
 
     #[test]
     fn networks_are_addresses_with_bits_in_common() {

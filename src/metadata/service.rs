@@ -140,6 +140,12 @@ impl Service {
         self.verdict().success
     }
 
+    /// The same once the guest has its answer too, so that nothing of it is left to do.
+    pub(crate) fn announced(&self) -> Option<bool> {
+        let verdict = self.verdict();
+        verdict.success.filter(|_| verdict.callback.is_none())
+    }
+
     /// Ends it: no connection is served any more, and whoever waits for the guest gets `Internal`.
     pub fn close(&self) {
         self.actions.close();
