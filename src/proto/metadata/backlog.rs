@@ -137,9 +137,11 @@ impl Backlog {
         Taken { dropped, is_end: held.closed && count == 0 }
     }
 
-    /// They could not be sent.
-    pub fn put_back(&self, bytes: &[u8]) {
+    /// What was taken could not be sent.
+    pub fn put_back(&self, taken: &Taken, bytes: &[u8]) {
         let mut held = held(&self.held);
+        held.dropped += taken.dropped;
+        held.dropped_before -= taken.dropped;
         bytes.iter().rev().for_each(|byte| held.bytes.push_front(*byte));
     }
 
@@ -185,10 +187,12 @@ mod tests {
         assert!(backlog.takes(start + Duration::from_secs(30)));
         backlog.push(b"new", start + Duration::from_secs(30));
         let mut bytes = Vec::new();
-        assert_eq!(backlog.take(4, &mut bytes), Taken { dropped: 3, is_end: false });
+        let taken = backlog.take(4, &mut bytes);
+        assert_eq!(taken, Taken { dropped: 3, is_end: false });
         assert_eq!(bytes, b"estx");
-        backlog.put_back(&bytes);
-        assert_eq!(backlog.take(usize::MAX, &mut bytes), Taken { dropped: 0, is_end: false });
+        backlog.put_back(&taken, &bytes);
+        assert_eq!(backlog.dropped(), 3);
+        assert_eq!(backlog.take(usize::MAX, &mut bytes), Taken { dropped: 3, is_end: false });
         assert!(bytes.starts_with(b"estx") && bytes.ends_with(b"ynew") && bytes.len() == BACKLOG_MAX);
         backlog.close();
         assert_eq!(backlog.take(1, &mut bytes), Taken { dropped: 0, is_end: true });

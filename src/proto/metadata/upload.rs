@@ -7,7 +7,7 @@ use crate::http::connection::Connection;
 use crate::http::head::Request;
 use crate::http::retry;
 use crate::metaservice::LOG;
-use crate::proto::metadata::backlog::{Backlog, Offered};
+use crate::proto::metadata::backlog::{Backlog, Offered, Taken};
 use crate::proto::metadata::{Guest, why};
 use crate::sys::fd::{self, PollSet};
 
@@ -104,30 +104,37 @@ impl Upload<'_> {
     fn send(&mut self, connection: &mut Connection) -> io::Result<bool> {
         let patience = self.guest.timers().log_patience;
         let mut chunk = Vec::new();
-        if std::mem::take(&mut self.broke) {
+        if self.broke {
             let text = b"\r\n[lodger: the connection of this log broke here; bytes before this may be missing]\r\n";
             connection.chunk(text, self.guest.within(patience))?;
+            self.broke = false;
         }
         loop {
             if !self.wait(connection)? {
                 return Ok(false);
             }
             let taken = self.backlog.take(CHUNK, &mut chunk);
-            if taken.dropped > 0 {
-                let text = format!("\r\n[lodger: {} bytes of this log are missing here]\r\n", taken.dropped);
-                connection.chunk(text.as_bytes(), self.guest.within(patience))?;
-            }
-            if taken.is_end {
+            if taken.is_end && taken.dropped == 0 {
                 connection.end_chunks(self.guest.within(patience))?;
                 return Ok(true);
             }
-            if let Err(error) = connection.chunk(&chunk, self.guest.within(patience)) {
-                self.backlog.put_back(&chunk);
+            if let Err(error) = self.send_taken(connection, &taken, &chunk) {
+                self.backlog.put_back(&taken, &chunk);
                 return Err(error);
             }
             self.unsure = true;
             self.backlog.moved(Instant::now());
         }
+    }
+
+    /// One chunk, and in front of it what is missing there.
+    fn send_taken(&self, connection: &mut Connection, taken: &Taken, chunk: &[u8]) -> io::Result<()> {
+        let patience = self.guest.timers().log_patience;
+        if taken.dropped > 0 {
+            let text = format!("\r\n[lodger: {} bytes of this log are missing here]\r\n", taken.dropped);
+            connection.chunk(text.as_bytes(), self.guest.within(patience))?;
+        }
+        connection.chunk(chunk, self.guest.within(patience))
     }
 
     /// Waits until something can be sent. False when the host says something or is gone.
