@@ -129,8 +129,10 @@ impl Link {
             }
             set.clear();
             set.watch(guest.stop, fd::READ);
+            // A host that takes nothing is not listened to either.
+            let reading = if self.socket.wants_read() { fd::READ } else { 0 };
             let writing = if self.socket.wants_write() { fd::WRITE } else { 0 };
-            set.watch(self.socket.input(), fd::READ | writing);
+            set.watch(self.socket.input(), reading | writing);
             if set.wait(Some(left)).is_err() || set.ready(0).readable {
                 break;
             }
