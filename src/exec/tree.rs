@@ -17,6 +17,9 @@ pub const TERMINATION_GRACE: Duration = Duration::from_secs(5);
 /// How often to look whether anything is left. No descriptor tells of grandchildren.
 pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// How often to look for more while all are being stopped. What starts others faster than that is killed later.
+const STOP_ROUNDS: usize = 16;
+
 /// A tree that has been told to end.
 #[derive(Debug)]
 pub struct Tree {
@@ -25,23 +28,20 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Sends SIGTERM (and SIGCONT, for stopped ones) to all, children before their parents. The session must live as long as this, for its
-    /// number to stay taken.
+    /// Sends SIGTERM (and SIGCONT) to all, children before their parents. Nobody goes on meanwhile, because a parent that saw its child end
+    /// would do what comes next. The session must live as long as this, for its number to stay taken.
     pub fn terminate(session: &Session) -> Tree {
         let leader = session.pid();
-        let found = members(leader, &[leader]);
-        if found.is_empty() {
+        let (pids, groups) = stop(leader);
+        if pids.is_empty() {
             let _ = session.signal(signal::SIGTERM);
             let _ = session.signal(signal::SIGCONT);
         }
-        for process in &found {
-            let _ = signal::send(process.pid, signal::SIGTERM);
+        for number in [signal::SIGTERM, signal::SIGCONT] {
+            for pid in &pids {
+                let _ = signal::send(*pid, number);
+            }
         }
-        for process in &found {
-            let _ = signal::send(process.pid, signal::SIGCONT);
-        }
-        let mut groups = vec![leader];
-        groups.extend(found.iter().map(|process| process.group));
         Tree { leader, groups }
     }
 
@@ -78,6 +78,29 @@ impl Tree {
             let _ = set.wait(Some(left.min(if blind { BLIND_POLL } else { LOOK_EVERY })));
         }
     }
+}
+
+/// Stops all, parents before their children, and looks again as long as there are new ones. Their numbers, deepest first, and their groups.
+fn stop(leader: i32) -> (Vec<i32>, Vec<i32>) {
+    let (mut stopped, mut groups) = (Vec::new(), vec![leader]);
+    let mut pids = Vec::new();
+    for _ in 0..STOP_ROUNDS {
+        let found = members(leader, &groups);
+        groups.extend(found.iter().map(|process| process.group));
+        pids = found.iter().map(|process| process.pid).collect();
+        let new: Vec<i32> = pids.iter().rev().copied().filter(|pid| !stopped.contains(pid)).collect();
+        if new.is_empty() {
+            break;
+        }
+        for pid in &new {
+            let _ = signal::send(*pid, signal::SIGSTOP);
+        }
+        stopped.extend(new);
+    }
+    // What has lost its parent meanwhile must not stay stopped.
+    let lost: Vec<i32> = stopped.into_iter().filter(|pid| !pids.contains(pid)).collect();
+    pids.extend(lost);
+    (pids, groups)
 }
 
 /// The living ones, deepest first.

@@ -38,9 +38,9 @@ pub fn run(guest: &Guest, task: &Task, backlog: &Backlog) -> bool {
         output = output.or(channel.rd);
     }
     let run = Run { guest, backlog, output, status: None, moved: Instant::now(), silent: false, tree: None };
-    let status = run.finish(session);
+    let success = run.finish(session);
     drop(input);
-    status == Some(Status::Exited(0))
+    success
 }
 
 struct Run<'a> {
@@ -57,15 +57,15 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// `None`: everything shall end, and it has been ended.
-    fn finish(mut self, session: Session) -> Option<Status> {
+    /// Whether it has succeeded. What the host has killed has not, whatever it says itself.
+    fn finish(mut self, session: Session) -> bool {
         let mut set = PollSet::default();
         let mut chunk = vec![0; READ_BYTES];
         loop {
             let now = Instant::now();
             self.look(&session, now);
             if self.is_over(now) {
-                return self.status;
+                return self.status == Some(Status::Exited(0)) && self.tree.is_none();
             }
             set.clear();
             set.watch(self.guest.stop, fd::READ);
@@ -84,7 +84,7 @@ impl Run<'_> {
             if set.wait(left).is_err() || set.ready(0).readable {
                 self.output = None;
                 exec::hang_up(vec![session]);
-                return None;
+                return false;
             }
             let moved = place.is_some_and(|place| set.ready(place).readable) && self.read(&mut chunk);
             let waited = left.is_some_and(|left| left.is_zero()) && takes;
