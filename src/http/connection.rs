@@ -443,7 +443,14 @@ impl Connection {
             let count = held.len().min(into.len());
             into[..count].copy_from_slice(&held[..count]);
             self.inbox.consume(count);
-            return Ok(count);
+            if count == into.len() {
+                return Ok(count);
+            }
+            // What was read with the line of a large chunk is its smaller part, and the rest may be there: together they are one piece.
+            return match fd::read(self.stream.input(), &mut into[count..]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(count),
+                more => Ok(count + more?),
+            };
         }
         loop {
             limits.wait(self.stream.input(), fd::READ)?;

@@ -14,7 +14,7 @@
 //!
 //! Behind the `Z` of a shell the connection is the guest's own, with us as the server of its WebSocket (see `shell`).
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -57,6 +57,7 @@ pub fn serve(service: &Service, stream: Stream) -> io::Result<()> {
     let word = |name: &str| command.get(name).and_then(Value::as_str).unwrap_or_default();
     match word("do") {
         "get" => {
+            stream.enlarge();
             let store = Forward { peer: peer.try_clone()? };
             let result = service.get_artifact(word("path"), Box::new(store));
             finish(&mut peer, result)
@@ -106,11 +107,22 @@ fn read_line(peer: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
 fn frame(peer: &mut UnixStream, kind: u8, bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= FRAME_MAX);
     let length = length.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "a frame too long"))?;
-    let mut all = Vec::with_capacity(5 + bytes.len());
-    all.push(kind);
-    all.extend_from_slice(&length.to_be_bytes());
-    all.extend_from_slice(bytes);
-    peer.write_all(&all)
+    let [a, b, c, d] = length.to_be_bytes();
+    let head = [kind, a, b, c, d];
+    let (mut slices, mut left) = ([IoSlice::new(&head), IoSlice::new(bytes)], 5 + bytes.len());
+    let mut slices = &mut slices[..];
+    while left > 0 {
+        match peer.write_vectored(slices) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                left -= count;
+                IoSlice::advance_slices(&mut slices, count);
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn finish(peer: &mut UnixStream, result: Result<(), ArtifactError>) -> io::Result<()> {
@@ -212,12 +224,12 @@ impl Control {
     /// All there are.
     pub fn get(mut self, path: &str, into: &mut dyn Store) -> Result<(), Error> {
         self.ask(&format!(r#"{{"do":"get","path":{}}}"#, Value::from(path)))?;
+        let mut buffer = Vec::new();
         loop {
-            let (kind, bytes) = self.frame()?;
-            match kind {
-                b'R' => into.begin().map_err(Error::Local)?,
-                b'D' => into.append(&bytes).map_err(Error::Local)?,
-                kind => return end(kind, &bytes),
+            match self.frame_in(&mut buffer)? {
+                (b'R', _) => into.begin().map_err(Error::Local)?,
+                (b'D', bytes) => into.append(bytes).map_err(Error::Local)?,
+                (kind, bytes) => return end(kind, bytes),
             }
         }
     }
@@ -264,6 +276,13 @@ impl Control {
     }
 
     fn frame(&mut self) -> Result<(u8, Vec<u8>), Error> {
+        let mut buffer = Vec::new();
+        let (kind, bytes) = self.frame_in(&mut buffer)?;
+        Ok((kind, bytes.to_vec()))
+    }
+
+    /// The same in a buffer that only grows, so that frames of all sizes find it without clearing it.
+    fn frame_in<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Result<(u8, &'a [u8]), Error> {
         let mut head = [0; 5];
         self.peer.read_exact(&mut head).map_err(Error::Connection)?;
         let [kind, a, b, c, d] = head;
@@ -271,8 +290,11 @@ impl Control {
         if length > FRAME_MAX {
             return Err(Error::Connection(ErrorKind::InvalidData.into()));
         }
-        let mut bytes = vec![0; length];
-        self.peer.read_exact(&mut bytes).map_err(Error::Connection)?;
+        if buffer.len() < length {
+            buffer.resize(length, 0);
+        }
+        let bytes = &mut buffer[..length];
+        self.peer.read_exact(bytes).map_err(Error::Connection)?;
         Ok((kind, bytes))
     }
 }

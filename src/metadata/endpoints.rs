@@ -25,8 +25,8 @@ use crate::websocket::key::accept_key;
 /// What Go's server finds in short texts; upstream's guest does not look.
 const TEXT: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
 
-/// Bytes of one read of a log or a file.
-const BLOCK: usize = 32 << 10;
+/// Bytes of one read of a log or a file: a chunk of our own guest.
+const BLOCK: usize = 256 << 10;
 
 /// A status, the code that stands for it, and a text for people.
 type Refusal = (u16, &'static str, &'static str);

@@ -10,8 +10,8 @@ use crate::proto::metadata::{Guest, folder, why};
 use crate::sys::fd;
 use crate::sys::file::{self, O_NOCTTY, O_NONBLOCK, O_RDONLY};
 
-/// Bytes of one read of a file, and of one chunk.
-const CHUNK: usize = 64 << 10;
+/// Bytes of one read of a file, and of one chunk: large, so that the host has few reads and wake-ups for it.
+const CHUNK: usize = 256 << 10;
 
 pub fn target(action: &Action) -> String {
     format!("{REPLY}?id={}", action.id)
