@@ -12,6 +12,8 @@ mod guest;
 mod line;
 mod link;
 mod memory;
+#[cfg(feature = "metadata")]
+mod metadata;
 mod monitor;
 mod programs;
 #[path = "../support/weather.rs"]
@@ -54,7 +56,7 @@ struct Row {
     must: Must,
 }
 
-const ROWS: [Row; 23] = [
+const ROWS: &[Row] = &[
     Row { what: "exec, fresh connection", measure: programs::on_a_fresh_connection, must: Must::AtMost(2.0) },
     Row { what: "exec, open connection", measure: programs::on_an_open_connection, must: Must::AtMost(1.5) },
     Row { what: "stdout of head -c 1G", measure: programs::output, must: Must::AtLeast(0.8) },
@@ -74,6 +76,14 @@ const ROWS: [Row; 23] = [
     Row { what: "link, 115,200 baud", measure: link::slow_bulk, must: Must::AtLeast(0.85) },
     Row { what: "link, ping beside output", measure: link::slow_ping_beside_output, must: Must::AtMost(250.0) },
     Row { what: "link, ping beside input", measure: link::slow_ping_beside_input, must: Must::AtMost(250.0) },
+    #[cfg(feature = "metadata")]
+    Row { what: "log, beside pty and TCP", measure: metadata::log, must: Must::AtLeast(0.5) },
+    #[cfg(feature = "metadata")]
+    Row { what: "log, beside TCP alone", measure: metadata::log_and_no_terminal, must: Must::AtLeast(0.01) },
+    #[cfg(feature = "metadata")]
+    Row { what: "artifact, beside TCP", measure: metadata::artifact, must: Must::AtLeast(0.5) },
+    #[cfg(feature = "metadata")]
+    Row { what: "shell, cat beside TCP", measure: metadata::shell, must: Must::AtLeast(0.05) },
     Row { what: "agent RSS, idle", measure: memory::of_the_agent, must: Must::Bytes(1536 << 10) },
     Row { what: "init RSS", measure: memory::of_init, must: Must::Bytes(819 << 10) },
     Row { what: "guest until it answers", measure: guest::until_the_agent_answers, must: Must::MoreMillis(60.0) },

@@ -3,6 +3,8 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
+#[cfg(feature = "metadata")]
+use std::path::Path;
 use std::path::PathBuf;
 
 use crate::agent::Agent;
@@ -20,18 +22,24 @@ const O_RDONLY: i32 = 0;
 const O_WRONLY: i32 = 1;
 
 /// A file in memory that goes with this.
-struct MemoryFile(PathBuf);
+pub struct MemoryFile(PathBuf);
 
 impl MemoryFile {
-    fn new(name: &str) -> Result<MemoryFile, Skipped> {
+    pub fn new(name: &str) -> Result<MemoryFile, Skipped> {
         let path = PathBuf::from(format!("/dev/shm/lodger-bench-{}-{name}", std::process::id()));
         let file = MemoryFile(path);
         File::create(&file.0).map_err(|error| Skipped(format!("/dev/shm: {error}")))?;
         Ok(file)
     }
 
+    /// Where it is.
+    #[cfg(feature = "metadata")]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Fills it, so that it has its pages: a file that grows costs both sides the same, and much.
-    fn fill(&self) -> Result<(), Skipped> {
+    pub fn fill(&self) -> Result<(), Skipped> {
         let mut file = File::create(&self.0).map_err(|error| Skipped(format!("/dev/shm: {error}")))?;
         let chunk = vec![7; CHUNK];
         for _ in 0..FILE_BYTES / CHUNK as u64 {

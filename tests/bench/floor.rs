@@ -8,6 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+#[cfg(feature = "metadata")]
+use crate::metadata;
 use crate::{link, monitor};
 
 /// Bytes of one read or write.
@@ -23,7 +25,8 @@ pub struct Partner {
 }
 
 impl Partner {
-    /// Starts this program in a role: `echo`, `send:PATH`, `receive:PATH`, `accept:PATH`, `close:PATH` or `write:PATH`.
+    /// Starts this program in a role: `echo`, `send:PATH`, `receive:PATH`, `accept:PATH`, `close:PATH`, `write:PATH`, or `tcp:` and one of
+    /// `send:PATH`, `receive:PATH` and `cat`.
     pub fn start(role: &str) -> Partner {
         let (socket, theirs) = UnixStream::pair().expect("a socket pair");
         let own = std::env::current_exe().expect("the path of this program");
@@ -49,7 +52,20 @@ pub fn play(role: &str) {
         Some(("accept", path)) => link::accept(Path::new(path)),
         Some(("close", path)) => monitor::accept_and_close(Path::new(path)),
         Some(("write", path)) => link::write_bare(Path::new(path)),
+        #[cfg(feature = "metadata")]
+        Some(("tcp", role)) => play_over_tcp(role, metadata::accept_one(socket)),
+        #[cfg(feature = "metadata")]
+        Some(("lines", bytes)) => metadata::say_lines(bytes.parse().expect("a number")),
         _ => echo(socket),
+    }
+}
+
+#[cfg(feature = "metadata")]
+fn play_over_tcp(role: &str, socket: std::net::TcpStream) {
+    match role.split_once(':') {
+        Some(("send", path)) => send(socket, Path::new(path)),
+        Some(("receive", path)) => receive(socket, Path::new(path)),
+        _ => metadata::cat(socket),
     }
 }
 
@@ -59,7 +75,7 @@ fn echo(mut socket: UnixStream) {
 }
 
 /// For each byte: the whole file, by pread and write.
-fn send(mut socket: UnixStream, path: &Path) {
+fn send(mut socket: impl Read + Write, path: &Path) {
     let (mut buffer, mut byte) = (vec![0; CHUNK], [0]);
     let file = File::open(path).expect("the file to send");
     while socket.read(&mut byte).is_ok_and(|count| count == 1) {
@@ -78,7 +94,7 @@ fn send(mut socket: UnixStream, path: &Path) {
 }
 
 /// For each 8 bytes, a length: so many bytes by read and pwrite, and one byte back.
-fn receive(mut socket: UnixStream, path: &Path) {
+fn receive(mut socket: impl Read + Write, path: &Path) {
     let (mut buffer, mut length) = (vec![0; CHUNK], [0; 8]);
     let file = File::options().write(true).open(path).expect("the file to write");
     while socket.read_exact(&mut length).is_ok() {
