@@ -155,6 +155,8 @@ On the kernel's command line:
   lodger.listen=ADDR      where the agent listens; may stand several times
   lodger.log=LEVEL        the agent's log level
   lodger.hostname=NAME
+  lodger.address=[IFACE:]ADDR/BITS      give this IPv4 address to the network interface IFACE, or
+                          to the first Ethernet one, when it is there, and switch it on
 ",
         if_metadata!(
             "  lodger.metadata=ADDR    the agent does also the task of the metadata service there

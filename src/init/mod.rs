@@ -17,6 +17,7 @@
 //! lists addresses for the agent, for when neither the command line nor the agent's own file /etc/lodger/lodger.conf has any.
 //! /etc/hostname is read as everywhere.
 
+mod address;
 mod console;
 mod mounts;
 mod options;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::init::address::Wish;
 use crate::init::console::Console;
 use crate::init::options::Options;
 use crate::init::programs::Agent;
@@ -38,7 +40,7 @@ use crate::power::End;
 use crate::sys::errno::describe;
 use crate::sys::file::{self, EEXIST, ENOENT};
 use crate::sys::process::bury_any;
-use crate::sys::{boot, signal};
+use crate::sys::{boot, interface, signal};
 
 const MODULES: &str = "/etc/lodger/modules";
 const LISTEN: &str = "/etc/lodger/listen";
@@ -153,9 +155,12 @@ fn load_module(path: &str) -> io::Result<()> {
 fn supervise(options: &Options, console: &mut Console) -> (End, Exec) {
     let env = programs::environment(options);
     let mut agent = Agent::new(options, Instant::now());
+    // Before the start of the agent: what it dials is there at its first attempt then.
+    let wish = options.address.clone().map(|address| Wish::new(address, Instant::now()));
+    let mut wish = wish.and_then(|wish| wish.fulfil_if_due(Instant::now(), console));
     agent.start_if_due(Instant::now(), &env, console);
     // Behind the start of the agent, which does not need it: of all preparations this one takes longest.
-    if let Err(error) = boot::switch_on_loopback() {
+    if let Err(error) = interface::switch_on("lo") {
         console.line(&format!("switch on lo: {}", describe(&error)));
     }
     let mut exec = match &options.exec {
@@ -172,16 +177,18 @@ fn supervise(options: &Options, console: &mut Console) -> (End, Exec) {
             return (End::PowerOff, exec);
         }
         agent.start_if_due(Instant::now(), &env, console);
-        if let Some(end) = wait(&agent, console) {
+        wish = wish.and_then(|wish| wish.fulfil_if_due(Instant::now(), console));
+        let due = agent.deadline().into_iter().chain(wish.as_ref().map(Wish::deadline)).min();
+        if let Some(end) = wait(due, console) {
             return (end, exec);
         }
         bury(&mut agent, &mut exec, console);
     }
 }
 
-/// Waits for a signal or for the time to start the agent: the end that the signal asks for, if it asks for one.
-fn wait(agent: &Agent, console: &mut Console) -> Option<End> {
-    let timeout = agent.deadline().map(|deadline| deadline.saturating_duration_since(Instant::now()));
+/// Waits for a signal or until something is due: the end that the signal asks for, if it asks for one.
+fn wait(due: Option<Instant>, console: &mut Console) -> Option<End> {
+    let timeout = due.map(|due| due.saturating_duration_since(Instant::now()));
     match signal::wait(timeout) {
         Ok(found) => found.and_then(asked_by),
         Err(error) => {

@@ -1,8 +1,10 @@
 //! The `lodger.*` options of the kernel command line.
 //!
-//! `lodger.listen=ADDRESS` (may repeat), `lodger.log=LEVEL`, `lodger.hostname=NAME`, `lodger.metadata=ADDRESS`,
-//! `lodger.exec=COMMAND`. A word with spaces is quoted as the kernel wants it: `lodger.exec="sh -c 'echo hi'"` or `"lodger.exec=sh -c 'echo hi'"`. The kernel knows no escape:
+//! `lodger.listen=ADDRESS` (may repeat), `lodger.log=LEVEL`, `lodger.hostname=NAME`, `lodger.address=[INTERFACE:]ADDRESS/BITS`,
+//! `lodger.metadata=ADDRESS`, `lodger.exec=COMMAND`. A word with spaces is quoted as the kernel wants it: `lodger.exec="sh -c 'echo hi'"` or `"lodger.exec=sh -c 'echo hi'"`. The kernel knows no escape:
 //! a value cannot hold a double quote and a space at once.
+
+use crate::init::address::{self, Address};
 
 /// What the kernel command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,8 @@ pub struct Options {
     #[cfg(feature = "metadata")]
     pub metadata: Option<String>,
     pub hostname: Option<String>,
+    /// For a network interface.
+    pub address: Option<Address>,
     /// Program and arguments; empty when the value makes no command, which counts as a program that cannot be started: whoever
     /// asked for it waits for its end.
     pub exec: Option<Vec<String>>,
@@ -29,17 +33,24 @@ pub fn parse(command_line: &str) -> Options {
     #[cfg(feature = "metadata")]
     let metadata = &mut options.metadata;
     let (listen, log, hostname) = (&mut options.listen, &mut options.log, &mut options.hostname);
+    let network = &mut options.address;
     let (exec, complaints) = (&mut options.exec, &mut options.complaints);
     for (name, value) in parameters(command_line) {
         let Some(option) = name.strip_prefix("lodger.") else { continue };
         match (option, value) {
-            ("listen" | "log" | "hostname" | "exec", None | Some("")) => complaints.push(format!("{name}: no value")),
+            ("listen" | "log" | "hostname" | "address" | "exec", None | Some("")) => {
+                complaints.push(format!("{name}: no value"));
+            }
             ("listen", Some(value)) => listen.push(value.to_owned()),
             #[cfg(feature = "metadata")]
             ("metadata", None | Some("")) => complaints.push(format!("{name}: no value")),
             #[cfg(feature = "metadata")]
             ("metadata", Some(value)) => *metadata = Some(value.to_owned()),
             ("log", Some(value)) => *log = Some(value.to_owned()),
+            ("address", Some(value)) => match address::parse(value) {
+                Some(address) => *network = Some(address),
+                None => complaints.push(format!("{name}: {value} is no [INTERFACE:]ADDRESS/BITS of version 4")),
+            },
             ("hostname", Some(value)) => *hostname = Some(value.to_owned()),
             ("exec", Some(value)) => {
                 let words = words(value).unwrap_or_default();
@@ -173,6 +184,13 @@ mod tests {
             ["lodger.listen: no value", "lodger.log: no value", "lodger.colour: unknown option"]
         );
         assert_eq!(found.hostname.as_deref(), Some("b"));
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_named_and_does_not_replace_one_that_is() {
+        let found = parse("lodger.address=eth0:10.0.0.2/8 lodger.address=10.0.0.3");
+        assert_eq!(found.address, address::parse("eth0:10.0.0.2/8"));
+        assert_eq!(found.complaints, ["lodger.address: 10.0.0.3 is no [INTERFACE:]ADDRESS/BITS of version 4"]);
     }
 
     #[test]

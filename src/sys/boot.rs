@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 use std::ptr;
 
@@ -103,21 +103,6 @@ fn load_module_with(module: BorrowedFd, flags: libc::c_int) -> io::Result<()> {
         let result = libc::syscall(libc::SYS_finit_module, module.as_raw_fd(), c"".as_ptr(), flags);
         check(result as libc::c_int).map(drop)
     })
-}
-
-/// ioctl(2) with SIOCSIFFLAGS: switches on `lo`; the kernel then gives it its addresses.
-pub fn switch_on_loopback() -> io::Result<()> {
-    // SAFETY: the descriptor is new and owned at once; the kernel reads and fills the structure, whose name ends with zeros.
-    unsafe {
-        let socket = check(libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0))?;
-        let socket = OwnedFd::from_raw_fd(socket);
-        let mut request: libc::ifreq = std::mem::zeroed();
-        request.ifr_name[0] = b'l' as libc::c_char;
-        request.ifr_name[1] = b'o' as libc::c_char;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &raw mut request))?;
-        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
-        check(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request)).map(drop)
-    }
 }
 
 /// setsid(2): leader of a new session without a terminal. EPERM for the leader of a group.

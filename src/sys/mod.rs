@@ -11,6 +11,7 @@ pub mod clock;
 pub mod errno;
 pub mod fd;
 pub mod file;
+pub mod interface;
 pub mod name;
 pub mod net;
 pub mod process;
