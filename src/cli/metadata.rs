@@ -7,6 +7,7 @@ use lexopt::{Arg, Parser};
 
 use crate::cli::guest::log_to_stderr;
 use crate::cli::metadata_host::{SUBCOMMANDS, Subcommand};
+use crate::cli::metadata_relay::RELAY;
 use crate::cli::{Command, Failure, OUR_ERROR, seconds, text};
 use crate::proto::metadata::{self, Config, Ended, HOST};
 use crate::sys::{errno, fd, process, signal};
@@ -22,6 +23,7 @@ pub const METADATA: Command = Command {
        lodger metadata ls [--control unix:PATH] FOLDER
        lodger metadata shell [--control unix:PATH] [-t] [-- COMMAND [ARGUMENT...]]
        lodger metadata kill [--control unix:PATH]
+       lodger metadata relay unix:PATH
 
 run: be the guest tools of a metadata service, as those of taskcluster-worker's QEMU engine: do
 the one task that the host has, with its log and its result, and all the while send the files,
@@ -58,6 +60,9 @@ get, ls, shell and kill are such commands; the socket is that of --control, or o
 variable LODGER_METADATA_CONTROL. get fetches a file, ls lists the files below a folder, kill ends
 the task's command, and shell runs COMMAND or the guest's shell, on a terminal with -t: its exit
 status is 0 or 1 as the protocol has no other, and 130 when it was interrupted.
+
+relay joins stdin and stdout to the socket of serve, for one connection of QEMU's guestfwd
+(-netdev user,...,guestfwd=tcp:169.254.169.254:80-cmd:...).
 ",
     run: dispatch,
 };
@@ -66,7 +71,7 @@ status is 0 or 1 as the protocol has no other, and 130 when it was interrupted.
 const RUN: Subcommand = ("run", run);
 
 fn dispatch(mut parser: Parser) -> Result<ExitCode, Failure> {
-    let all = || [RUN].into_iter().chain(SUBCOMMANDS);
+    let all = || [RUN].into_iter().chain(SUBCOMMANDS).chain([RELAY]);
     let names = || all().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
     let Some(argument) = parser.next()? else { return Err(Failure::new(format!("one of {} is wanted", names()))) };
     let Arg::Value(name) = argument else { return Err(argument.unexpected().into()) };

@@ -25,6 +25,8 @@ mod listing;
 mod metadata;
 #[cfg(feature = "metadata")]
 mod metadata_host;
+#[cfg(feature = "metadata")]
+mod metadata_relay;
 mod ping;
 mod replay;
 mod target;
