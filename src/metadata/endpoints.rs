@@ -109,6 +109,7 @@ impl Service {
         }
         match request.path.as_str() {
             EXECUTE => {
+                self.note_question();
                 connection.respond(200, &[TEXT], self.execute.as_bytes(), self.response_limits())?;
                 Ok(Next::Done)
             }

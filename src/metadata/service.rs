@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
@@ -52,6 +53,7 @@ pub struct Service {
     pub(crate) actions: Actions,
     pub(crate) timers: Timers,
     verdict: Mutex<Verdict>,
+    asked: AtomicBool,
     /// Readable when the service has ended.
     stop: (OwnedFd, OwnedFd),
 }
@@ -73,7 +75,7 @@ impl Service {
         let execute = format!(r#"{{"env":{},"command":{}}}"#, Value::Object(env), Value::from(command));
         let verdict = Mutex::new(Verdict { success: None, callback: Some(resolved) });
         let (log, actions, timers) = (Mutex::new(log), Actions::default(), Timers::default());
-        Ok(Service { execute, log, actions, timers, verdict, stop: fd::pipe()? })
+        Ok(Service { execute, log, actions, timers, verdict, asked: AtomicBool::new(false), stop: fd::pipe()? })
     }
 
     /// The same with other times.
@@ -144,6 +146,15 @@ impl Service {
     pub(crate) fn announced(&self) -> Option<bool> {
         let verdict = self.verdict();
         verdict.success.filter(|_| verdict.callback.is_none())
+    }
+
+    /// Whether a guest has asked for the command.
+    pub fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn note_question(&self) {
+        self.asked.store(true, Ordering::SeqCst);
     }
 
     /// Ends it: no connection is served any more, and whoever waits for the guest gets `Internal`.
