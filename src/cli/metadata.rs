@@ -62,7 +62,7 @@ the task's command, and shell runs COMMAND or the guest's shell, on a terminal w
 status is 0 or 1 as the protocol has no other, and 130 when it was interrupted.
 
 relay joins stdin and stdout to the socket of serve, for one connection of QEMU's guestfwd
-(-netdev user,...,guestfwd=tcp:169.254.169.254:80-cmd:...).
+(-netdev user,...,guestfwd=tcp:169.254.169.254:80-cmd:...); `lodger vm --metadata` does all of it.
 ",
     run: dispatch,
 };

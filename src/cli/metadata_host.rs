@@ -106,17 +106,18 @@ fn network(text: &str) -> Result<Network, Failure> {
     text.parse().map_err(|error| Failure::new(format!("--from {text}: {error}")))
 }
 
-fn socket(value: &OsString) -> Result<PathBuf, Failure> {
+/// The path in `unix:PATH`.
+pub fn socket(value: &OsString) -> Result<PathBuf, Failure> {
     let path = value.to_str().and_then(|text| text.strip_prefix("unix:")).filter(|path| !path.is_empty());
     path.map(PathBuf::from)
         .ok_or_else(|| Failure::new(format!("control socket {}: unix:PATH wanted", value.to_string_lossy())))
 }
 
-fn about(path: &Path, error: &io::Error) -> Failure {
+pub fn about(path: &Path, error: &io::Error) -> Failure {
     Failure::new(format!("{}: {}", path.display(), errno::describe(error)))
 }
 
-fn listening(address: &str, error: &io::Error) -> Failure {
+pub fn listening(address: &str, error: &io::Error) -> Failure {
     Failure::new(format!("listen on {address}: {}", errno::describe(error)))
 }
 

@@ -32,6 +32,8 @@ mod replay;
 mod target;
 mod terminal;
 mod vm;
+#[cfg(feature = "metadata")]
+mod vm_metadata;
 
 use std::ffi::OsString;
 use std::fmt;

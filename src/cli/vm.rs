@@ -10,12 +10,16 @@ use lexopt::{Arg, Parser};
 
 use crate::cli::exec::{self, Request};
 use crate::cli::image::Content;
+#[cfg(feature = "metadata")]
+use crate::cli::vm_metadata::{self, Task, Wishes};
 use crate::cli::{Command, Failure, number, seconds, text};
 use crate::mkinitramfs::Image;
 use crate::sys::signal;
 use crate::vm::Error;
 use crate::vm::kernel::{self, Accelerator};
 use crate::vm::machine::Machine;
+#[cfg(feature = "metadata")]
+use crate::vm::network;
 
 /// How long a guest may take until its agent answers, when nobody says: ten times what it takes under TCG on a slow machine.
 const WAIT: Duration = Duration::from_secs(30);
@@ -23,7 +27,8 @@ const WAIT: Duration = Duration::from_secs(30);
 pub const VM: Command = Command {
     name: "vm",
     summary: "run a program in a guest of its own, under QEMU",
-    help: "usage: lodger vm [OPTION...] -- PROGRAM [ARGUMENT...]
+    help: concat!(
+        "usage: lodger vm [OPTION...] -- PROGRAM [ARGUMENT...]
 
 Builds an initramfs, boots a kernel on it with this program as process 1, runs PROGRAM in it as
 `lodger exec` does, and powers the guest off.
@@ -48,13 +53,35 @@ How PROGRAM runs:
   --wait S             how long the guest may take until its agent answers (default 30)
   --keep               leave the guest running, and print how to reach it; PROGRAM may be left out
   -q                   do not say which kernel and accelerator are used
-
+",
+        if_metadata!(
+            "
+PROGRAM as the task of a metadata service (`lodger help metadata`):
+  --metadata           the guest has a network with that service and nothing else (the modules
+                       virtio_net and virtio_pci go into it by themselves), asks for the task
+                       and runs it on a terminal without keyboard; what that shows is the log,
+                       and is printed here; the guest is ended when it has reported the result
+  -e K=V               a variable of the task's environment
+  --log F              write the log to the file F, or to stdout (-, the default)
+  --control unix:PATH  carry out `lodger metadata get`, ls, shell and kill from there meanwhile
+  --linger S           stay S seconds behind the result for them (default 0)
+  --wait S             how long the guest may take until it asks for the task (default 30)
+  An interrupt kills the task, which has failed then; a second one does not wait for the guest.
+  -C, -t, -n, --record, --keep and --single-serial cannot stand with it.
+"
+        ),
+        "
 The processor is KVM's where that really works, else QEMU's own (TCG). Environment: LODGER_QEMU
 is the QEMU to run (default qemu-system-x86_64).
 
 Exit status: PROGRAM's own, 128 + signal, 127 or 126 as for `lodger exec`; 125 when there is no
 guest, or it panicked or powered off by itself: the console's last lines tell then.
 ",
+        if_metadata!(
+            "With --metadata 0 or 1 by the task's result in place of PROGRAM's own.
+"
+        )
+    ),
     run: vm,
 };
 
@@ -73,6 +100,8 @@ struct Options {
     wait: Duration,
     keep: bool,
     quiet: bool,
+    #[cfg(feature = "metadata")]
+    metadata: Wishes,
 }
 
 fn read(mut parser: Parser) -> Result<Options, Failure> {
@@ -90,6 +119,8 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
         wait: WAIT,
         keep: false,
         quiet: false,
+        #[cfg(feature = "metadata")]
+        metadata: Wishes::default(),
     };
     let mut words = Vec::new();
     while let Some(argument) = parser.next()? {
@@ -114,6 +145,8 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
             Arg::Short('t') => options.request.terminal = true,
             Arg::Short('n') => options.request.no_input = true,
             Arg::Long("record") => options.request.record = Some(PathBuf::from(parser.value()?)),
+            #[cfg(feature = "metadata")]
+            Arg::Long(name) if Wishes::has(name) => options.metadata.take(name.to_owned(), &mut parser)?,
             Arg::Value(first) => {
                 words.push(first);
                 words.extend(parser.raw_args()?);
@@ -132,7 +165,10 @@ fn read(mut parser: Parser) -> Result<Options, Failure> {
 }
 
 fn vm(parser: Parser) -> Result<ExitCode, Failure> {
-    let options = read(parser)?;
+    #[cfg_attr(not(feature = "metadata"), expect(unused_mut))]
+    let mut options = read(parser)?;
+    #[cfg(feature = "metadata")]
+    let task = options.take_task()?;
     let machine = Machine {
         kernel: kernel::find(options.kernel.as_deref(), options.modules.as_deref())?,
         accelerator: kernel::accelerator(),
@@ -141,6 +177,8 @@ fn vm(parser: Parser) -> Result<ExitCode, Failure> {
         console: options.console.clone(),
         single_serial: options.single_serial,
         append: options.append.clone(),
+        #[cfg(feature = "metadata")]
+        relay: task.as_ref().map(|_| vm_metadata::relay()).transpose()?,
         keep: options.keep,
     };
     if !options.quiet {
@@ -151,7 +189,25 @@ fn vm(parser: Parser) -> Result<ExitCode, Failure> {
     options.content.put_into(&mut image)?;
     options.content.put_modules_into(&mut image, machine.kernel.modules.as_deref())?;
     let signals = exec::catch_signals()?;
+    #[cfg(feature = "metadata")]
+    if let Some(task) = task {
+        return vm_metadata::run(&machine, image, task, &signals);
+    }
     run(&machine, image, options, &signals)
+}
+
+#[cfg(feature = "metadata")]
+impl Options {
+    /// The task of a guest that shall have one, with the modules for that.
+    fn take_task(&mut self) -> Result<Option<Task>, Failure> {
+        if !self.metadata.is_wanted()? {
+            return Ok(None);
+        }
+        vm_metadata::refuse(&[(self.keep, "--keep"), (self.single_serial, "--single-serial")])?;
+        self.content.modules.extend(network::MODULES.map(str::to_owned));
+        let (wishes, request) = (std::mem::take(&mut self.metadata), std::mem::take(&mut self.request));
+        wishes.into_task(request, self.wait, self.timeout).map(Some)
+    }
 }
 
 fn run(machine: &Machine, image: Image, options: Options, signals: &OwnedFd) -> Result<ExitCode, Failure> {

@@ -4,6 +4,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::vm::kernel::{Accelerator, Kernel};
+#[cfg(feature = "metadata")]
+use crate::vm::network;
 
 /// What a guest is made of.
 #[derive(Debug)]
@@ -18,6 +20,9 @@ pub struct Machine {
     pub single_serial: bool,
     /// More words for the kernel's command line.
     pub append: String,
+    /// This program, for a guest whose network has a service of ours and nothing else.
+    #[cfg(feature = "metadata")]
+    pub relay: Option<PathBuf>,
     /// The guest may outlive this process.
     pub keep: bool,
 }
@@ -58,6 +63,11 @@ impl Machine {
             Accelerator::Tcg => ("tcg", "max"),
         };
         let (device, append) = (line.device(), &self.append);
+        #[cfg(feature = "metadata")]
+        let append = &match self.relay {
+            Some(_) => format!("{} {append}", network::words()),
+            None => append.clone(),
+        };
         let words = format!("console=ttyS0 quiet panic=-1 cryptomgr.notests lodger.listen=serial:{device} {append}");
         let socket = |name: &str| with_path(&format!("socket,id={name},server=on,wait=off"), &folder.join(name));
         let text = |text: &str| text.as_bytes().to_vec();
@@ -84,6 +94,10 @@ impl Machine {
             arguments.extend([text(option), value.as_os_str().as_bytes().to_vec()]);
         }
         arguments.extend([text("-append"), words.into_bytes()]);
+        #[cfg(feature = "metadata")]
+        if let Some(relay) = &self.relay {
+            arguments.extend(network::arguments(relay, &folder.join(network::SOCKET)));
+        }
         arguments
     }
 }

@@ -7,11 +7,13 @@
 
 pub mod kernel;
 pub mod machine;
+#[cfg(feature = "metadata")]
+pub mod network;
 
 use std::fmt;
 use std::fs;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -72,6 +74,12 @@ pub enum Error {
         after: Duration,
         console: String,
     },
+    /// The guest has not asked for its task in time.
+    #[cfg(feature = "metadata")]
+    Idle {
+        after: Duration,
+        console: String,
+    },
     /// A signal asked us to end.
     Interrupted(i32),
     Client(client::Error),
@@ -97,6 +105,10 @@ impl fmt::Display for Error {
             Error::PoweredOff(lines) => console(f, "the guest powered off by itself", lines),
             Error::Silent { after, console: lines } => {
                 console(f, &format!("no agent answered within {} s", after.as_secs()), lines)
+            }
+            #[cfg(feature = "metadata")]
+            Error::Idle { after, console: lines } => {
+                console(f, &format!("the guest has not asked for its task within {} s", after.as_secs()), lines)
             }
             Error::Interrupted(signal) => write!(f, "ended by {}", signal::name(*signal)),
             Error::Client(error) => error.fmt(f),
@@ -183,6 +195,22 @@ impl Guest {
         Addr { carrier: Carrier::Serial { path, settings: Settings::default() }, protocol: None }
     }
 
+    /// Where the guest's service must listen, when it has one.
+    #[cfg(feature = "metadata")]
+    pub fn service_socket(&self) -> PathBuf {
+        self.folder.join(network::SOCKET)
+    }
+
+    /// Readable when QEMU has ended; `None` where the kernel cannot tell.
+    pub fn end_watch(&self) -> Option<BorrowedFd<'_>> {
+        self.qemu.end_watch()
+    }
+
+    /// What the end of QEMU means; `None` while it runs.
+    pub fn end(&self) -> Option<Error> {
+        self.qemu.ended().map(|status| self.ended(status))
+    }
+
     /// QEMU's process.
     pub fn pid(&self) -> i32 {
         self.qemu.pid()
@@ -251,10 +279,7 @@ impl Guest {
         if let Some(signal) = signal::take(signals).into_iter().find(|number| *number != signal::SIGWINCH) {
             return Err(Error::Interrupted(signal));
         }
-        match self.qemu.ended() {
-            Some(status) => Err(self.ended(status)),
-            None => Ok(()),
-        }
+        self.end().map_or(Ok(()), Err)
     }
 
     /// What the end of the connection really was: a guest that ended tells more than its closed line.
