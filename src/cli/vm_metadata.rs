@@ -29,6 +29,9 @@ use crate::vm::{Error, Guest};
 /// How long what a guest said may be under way when it has ended.
 const UNDER_WAY: Duration = Duration::from_secs(2);
 
+/// How often to look for the end of QEMU where the kernel does not tell of it, which is before Linux 5.3.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// What the options ask for, of those that stand beside `--metadata`.
 #[derive(Default)]
 pub struct Wishes {
@@ -236,11 +239,13 @@ impl Watch<'_> {
                 return Ok(Some(stop));
             }
             let wait = Some(self.task.wait).filter(|wait| past < *wait);
-            let next = wait.into_iter().chain(self.task.timeout).min();
+            let watch = self.guest.end_watch();
+            let look = watch.is_none().then(|| past + LOOK);
+            let next = wait.into_iter().chain(self.task.timeout).chain(look).min();
             set.clear();
             let signals = set.watch(self.signals.as_fd(), fd::READ);
             let host = set.watch(self.host.ended.as_fd(), fd::READ);
-            if let Some(guest) = self.guest.end_watch() {
+            if let Some(guest) = watch {
                 set.watch(guest, fd::READ);
             }
             set.wait(next.map(|next| next.saturating_sub(past))).map_err(system)?;

@@ -3,7 +3,8 @@
 //! The machine is q35 without default devices: microvm hangs in one boot of ten under TCG. The console is ttyS0, into a file (an unread
 //! chardev would stop the guest). The agent is reached by a link on a virtio port, on ttyS1 where the kernel has no driver for that, and on
 //! the console's own line when there shall be no other: what is printed there comes beside the frames and goes into the same file. A panic
-//! ends QEMU with status 1 (pvpanic), a power-off with 0, a program of `lodger.exec=` with 2n + 1 (isa-debug-exit).
+//! ends QEMU with status 1 (pvpanic), a power-off with 0, a program of `lodger.exec=` with 2n + 1 (isa-debug-exit). A guest for a task has a
+//! network beside that, for its metadata service alone.
 
 pub mod kernel;
 pub mod machine;
