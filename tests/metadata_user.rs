@@ -121,6 +121,20 @@ fn as_root_the_user_has_a_terminal_of_its_own_and_nothing_of_ours() {
 }
 
 #[test]
+fn as_root_the_user_can_open_its_own_output_by_name() {
+    let Some(users) = Users::new() else { return };
+    let script = "echo out > /dev/stdout && echo err > /dev/stderr && echo end";
+    let host = Host::start(&format!("{script}; sleep 60"));
+    let guest = users.guest(&host, &["--user", "ann"]);
+    wait_until("the task has said something", || host.log().contains("denied") || host.log().contains("end\r\n"));
+    assert_eq!(host.log(), "out\r\nerr\r\nend\r\n");
+    let output = host.run(&["shell", "--", "sh", "-c", script], b"");
+    assert_eq!((&output.stdout[..], &output.stderr[..]), (&b"out\nend\n"[..], &b"err\n"[..]));
+    assert_eq!(shell(&host, true, script), (Some(0), "out\nerr\nend\n".to_owned()));
+    guest.assert_no_errors();
+}
+
+#[test]
 fn as_root_a_user_a_group_or_a_home_that_is_missing_fails_programs_with_a_line() {
     let Some(users) = Users::new() else { return };
     for (options, text) in [

@@ -154,6 +154,9 @@ pub fn start(program: &Program) -> Result<(Session, Vec<Channel>), NotStarted> {
         None if program.detached => without_streams().map_err(setup)?,
         None => on_pipes(&program.extra).map_err(setup)?,
     };
+    if let Some(identity) = program.identity.as_ref().filter(|_| !program.detached) {
+        hand_over(&streams.theirs, identity.uid);
+    }
     let strings = |list: &[Vec<u8>]| list.iter().map(|text| c_string(os(text))).collect::<io::Result<Vec<_>>>();
     let invalid = |error| system(Step::Program, error);
     let name = c_string(os(&path)).map_err(invalid)?;
@@ -235,6 +238,14 @@ fn on_terminal(window: Window) -> io::Result<Streams> {
         Channel { number: 1, rd: Some(master.try_clone()?), wr: None },
     ];
     Ok(Streams { ours, theirs, terminal: Some(master) })
+}
+
+/// Makes a user the owner of its terminal and pipes, because to open /dev/stdout is to open them once more. Where that fails, they are still
+/// open.
+fn hand_over(streams: &[(i32, OwnedFd)], uid: u32) {
+    for (_, fd) in streams {
+        let _ = std::os::unix::fs::fchown(fd, Some(uid), None);
+    }
 }
 
 fn without_streams() -> io::Result<Streams> {
