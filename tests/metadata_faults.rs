@@ -37,7 +37,7 @@ use lodger::stream::Stream;
 use lodger::sys::fd;
 
 use service::{Guest, Host, Line, Noise, Way, lives, output_within, read_soon};
-use support::{Folder, PATIENCE, pause, wait_until};
+use support::{Folder, PATIENCE, descriptors, pause, status, wait_until};
 
 const MARK: &str = "[lodger: the connection of this log broke here; bytes before this may be missing]";
 
@@ -303,6 +303,8 @@ struct Scripted {
     fault: Fault,
     healed: AtomicBool,
     failed: AtomicUsize,
+    /// Connections that the guest has given up because nothing came.
+    given_up: AtomicUsize,
     actions: Mutex<Vec<String>>,
     /// Requests that were answered as they should be.
     served: Mutex<Vec<String>>,
@@ -329,6 +331,7 @@ impl FaultyHost {
             fault,
             healed: AtomicBool::new(false),
             failed: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
             actions: Mutex::default(),
             served: Mutex::default(),
             folder,
@@ -434,6 +437,7 @@ impl Scripted {
                 while !self.over.load(Ordering::SeqCst) && !connection.peer_hung_up() {
                     thread::sleep(Duration::from_millis(5));
                 }
+                self.given_up.fetch_add(1, Ordering::SeqCst);
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
         };
@@ -542,6 +546,8 @@ fn a_reply_that_is_not_taken_stops_no_other_action() {
             host.ask(&format!(r#"{{"id":"A","type":"get-artifact","path":"{}"}}"#, file.display()));
             host.ask(r#"{"id":"S","type":"exec-shell","command":["touch","/nowhere"]}"#);
             wait_until("all are refused", || host.failed() >= 3);
+            let given_up = || host.0.given_up.load(Ordering::SeqCst);
+            wait_until("all are given up", || fault != Fault::Silence || given_up() >= 3);
             host.heal();
             host.ask(r#"{"id":"Last","type":"get-artifact","path":"/dev/null"}"#);
             wait_until("another one is handled", || host.has_served("replyLast"));
@@ -551,7 +557,47 @@ fn a_reply_that_is_not_taken_stops_no_other_action() {
     });
 }
 
+#[test]
+fn a_guest_that_dies_costs_its_shell_and_the_next_one_is_served() {
+    let (host, line, mut guest) = at_the_line("sleep 60");
+    let file = host.folder.path("pid");
+    let script = format!("echo $$ > {0}.new; mv {0}.new {0}; exec cat", file.display());
+    let shell = host.command(&["shell", "--", "sh", "-c", &script]).spawn().expect("a shell");
+    let pid = read_soon(&file);
+    guest.process.0.kill().expect("our child");
+    guest.process.wait();
+    assert_eq!(output_within(shell, Duration::from_secs(10)).status.code(), Some(125));
+    // Nobody kills it, but its input ends.
+    wait_until("it is gone", || !lives(&pid));
+    let next = Guest::start(&line.address(), &[]);
+    assert_eq!(host.run(&["shell", "--", "echo", "next"], b"").stdout, b"next\n");
+    next.assert_no_errors();
+}
+
 // --- What all that costs ---
+
+#[test]
+fn actions_that_fail_leave_neither_descriptors_nor_threads() {
+    let host = FaultyHost::start(FOREVER, "reply", Fault::Status(403));
+    let file = host.0.folder.path("file");
+    fs::write(&file, Noise::new().bytes(100_000)).expect("a file");
+    let guest = Guest::start(&host.address(), &[]);
+    let ask = |rounds: usize| {
+        for _ in 0..rounds {
+            host.ask(r#"{"id":"L","type":"list-folder","path":"/dev/null"}"#);
+            host.ask(&format!(r#"{{"id":"A","type":"get-artifact","path":"{}"}}"#, file.display()));
+            host.ask(r#"{"id":"S","type":"exec-shell","command":["touch","/nowhere"]}"#);
+        }
+    };
+    let count = || (descriptors(guest.process.pid()), status(guest.process.pid(), "Threads"));
+    ask(1);
+    wait_until("all are refused", || host.failed() == 3);
+    pause(Duration::from_millis(300));
+    let before = count();
+    ask(200);
+    wait_until("all are refused", || host.failed() == 603);
+    wait_until("nothing is left of them", || count() <= before);
+}
 
 #[test]
 fn no_fault_makes_the_guest_spin() {
