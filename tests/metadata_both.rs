@@ -6,11 +6,11 @@ mod service;
 mod support;
 
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -209,17 +209,18 @@ fn a_terminal_in_the_guest_has_the_size_of_ours() {
     guest.assert_no_errors();
 }
 
-/// Words of a shell that says its number in a file and sleeps.
-fn sleeper(pid: &Path) -> String {
-    format!("echo $$ > {0}.new; mv {0}.new {0}; sleep 60; true", pid.display())
+/// Opens a shell that says its number and sleeps, and gives it with that number. By then it can be interrupted.
+fn sleeping_shell(host: &Host) -> (Child, String) {
+    let mut shell = host.command(&["shell", "--", "sh", "-c", "echo $$; sleep 60; true"]).spawn().expect("a shell");
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().expect("a pipe")).read_line(&mut line).expect("a line");
+    (shell, line)
 }
 
 #[test]
 fn a_sleeping_shell_that_is_aborted_is_gone() {
     let (host, guest) = both("sleep 60");
-    let file = host.folder.path("pid");
-    let shell = host.command(&["shell", "--", "sh", "-c", &sleeper(&file)]).spawn().expect("a shell");
-    let pid = read_soon(&file);
+    let (shell, pid) = sleeping_shell(&host);
     signal::send(shell.id() as i32, signal::SIGINT).expect("a signal");
     assert_eq!(output_within(shell, Duration::from_secs(10)).status.code(), Some(130));
     wait_until("the shell is gone", || !lives(&pid));
@@ -231,9 +232,8 @@ fn a_host_that_is_ended_fails_the_task_and_aborts_its_shells() {
     let mut host = Host::start("echo $$; sleep 60");
     let guest = Guest::start(&host.address(), &[]);
     wait_until("it runs", || host.log().ends_with("\r\n"));
-    let (file, task) = (host.folder.path("pid"), host.log());
-    let shell = host.command(&["shell", "--", "sh", "-c", &sleeper(&file)]).spawn().expect("a shell");
-    let pid = read_soon(&file);
+    let task = host.log();
+    let (shell, pid) = sleeping_shell(&host);
     host.process().signal(signal::SIGTERM);
     assert_eq!(host.wait(), Some(1));
     assert_eq!(output_within(shell, Duration::from_secs(10)).status.code(), Some(125));
@@ -316,7 +316,7 @@ fn into_files<T: Into<fs::File>>((rd, wr): (T, T)) -> (fs::File, fs::File) {
 
 #[test]
 fn shells_and_artifacts_come_whole_while_the_log_streams() {
-    let count = 400_000;
+    let count = 200_000;
     let (host, guest) = both(&format!("i=0; while test $i -lt {count}; do i=$((i+1)); echo line $i; done"));
     let mut noise = Noise::new();
     let contents: Vec<Vec<u8>> = [5_000_000, 6_000_001, 7_000_003].map(|size| noise.bytes(size)).into();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crate::proto::metadata::bell::Bell;
 use crate::proto::metadata::held;
 
-/// Bytes that wait at most. Upstream's number.
+/// Bytes that wait at most, and beside them what could not be sent and was put back. Upstream's number.
 pub const BACKLOG_MAX: usize = 4 << 20;
 
 #[derive(Debug)]
@@ -68,11 +68,12 @@ impl Backlog {
 
     // --- The reader's side ---
 
-    /// Whether `push` is welcome. When it is full and the host has taken nothing for long, it is at the cost of the oldest bytes.
-    pub fn takes(&self, now: Instant) -> bool {
+    /// Bytes with which `push` is welcome now. When it is full and the host has taken nothing for long, they cost the oldest ones.
+    pub fn takes(&self, now: Instant) -> usize {
         self.room.clear();
         let held = held(&self.held);
-        held.given_up || held.bytes.len() < BACKLOG_MAX || now >= held.moved + self.patience
+        let is_free = held.given_up || now >= held.moved + self.patience;
+        if is_free { BACKLOG_MAX } else { BACKLOG_MAX.saturating_sub(held.bytes.len()) }
     }
 
     /// While it does not take: readable when it may.
@@ -94,7 +95,9 @@ impl Backlog {
         if held.bytes.is_empty() {
             held.moved = now;
         }
-        let over = (held.bytes.len() + bytes.len()).saturating_sub(BACKLOG_MAX).min(held.bytes.len());
+        // What was put back meanwhile may be too much, and is no reason to lose anything.
+        let over = if now < held.moved + self.patience { 0 } else { held.bytes.len() + bytes.len() };
+        let over = over.saturating_sub(BACKLOG_MAX).min(held.bytes.len());
         held.bytes.drain(..over);
         held.dropped += over as u64;
         held.bytes.extend(bytes);
@@ -180,11 +183,11 @@ mod tests {
         let backlog = Backlog::new(Duration::from_secs(30)).expect("a backlog");
         backlog.push(b"oldest", start);
         backlog.push(&vec![b'x'; BACKLOG_MAX - 7], start);
-        assert!(backlog.takes(start), "one byte short of full");
+        assert_eq!(backlog.takes(start), 1);
         backlog.push(b"y", start);
-        assert!(!backlog.takes(start + Duration::from_millis(29_999)));
+        assert_eq!(backlog.takes(start + Duration::from_millis(29_999)), 0);
         assert_eq!(backlog.deadline(), start + Duration::from_secs(30));
-        assert!(backlog.takes(start + Duration::from_secs(30)));
+        assert_eq!(backlog.takes(start + Duration::from_secs(30)), BACKLOG_MAX);
         backlog.push(b"new", start + Duration::from_secs(30));
         let mut bytes = Vec::new();
         let taken = backlog.take(4, &mut bytes);
@@ -197,6 +200,21 @@ mod tests {
         backlog.close();
         assert_eq!(backlog.take(1, &mut bytes), Taken { dropped: 0, is_end: true });
         assert_eq!(backlog.dropped(), 3);
+    }
+
+    #[test]
+    fn what_is_put_back_costs_nothing_that_came_meanwhile() {
+        let now = Instant::now();
+        let backlog = Backlog::new(Duration::from_secs(30)).expect("a backlog");
+        backlog.push(&vec![b'a'; BACKLOG_MAX], now);
+        let mut bytes = Vec::new();
+        let taken = backlog.take(1000, &mut bytes);
+        assert_eq!(backlog.takes(now), 1000);
+        backlog.put_back(&taken, &bytes);
+        backlog.push(&[b'b'; 1000], now);
+        assert_eq!((backlog.takes(now), backlog.dropped()), (0, 0));
+        assert_eq!(backlog.take(usize::MAX, &mut bytes), Taken { dropped: 0, is_end: false });
+        assert_eq!(bytes.len(), BACKLOG_MAX + 1000);
     }
 
     #[test]
@@ -222,7 +240,7 @@ mod tests {
         let backlog = Backlog::new(Duration::from_secs(30)).expect("a backlog");
         backlog.push(&vec![0; BACKLOG_MAX], now);
         assert_eq!(backlog.give_up(), BACKLOG_MAX);
-        assert!(backlog.takes(now));
+        assert_eq!(backlog.takes(now), BACKLOG_MAX);
         backlog.push(b"more", now);
         assert_eq!(backlog.dropped(), BACKLOG_MAX as u64 + 4);
     }

@@ -75,7 +75,8 @@ impl Run<'_> {
             if let Some(end) = session.end_watch().filter(|_| self.status.is_none()) {
                 set.watch(end, fd::READ);
             }
-            let takes = self.backlog.takes(now);
+            let room = self.backlog.takes(now).min(chunk.len());
+            let takes = room > 0;
             if !takes {
                 set.watch(self.backlog.room(), fd::READ);
             }
@@ -86,7 +87,7 @@ impl Run<'_> {
                 exec::hang_up(vec![session]);
                 return false;
             }
-            let moved = place.is_some_and(|place| set.ready(place).readable) && self.read(&mut chunk);
+            let moved = place.is_some_and(|place| set.ready(place).readable) && self.read(&mut chunk[..room]);
             let waited = left.is_some_and(|left| left.is_zero()) && takes;
             self.silent = self.status.is_some() && !moved && waited && now >= self.moved + QUIET;
         }
