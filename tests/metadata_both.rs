@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lodger::metadata::actions::Timers;
 use lodger::metadata::control::Control;
 use lodger::metadata::service::Service;
 use lodger::metadata::shell::{Ending, Order, Wires};
@@ -251,9 +252,14 @@ struct Served {
 
 impl Served {
     fn start(script: &str) -> Served {
+        Served::with_timers(script, Timers::default())
+    }
+
+    fn with_timers(script: &str, timers: Timers) -> Served {
         let folder = Folder::new();
         let command = ["sh", "-c", script].map(str::to_owned);
-        let service = Arc::new(Service::new(&command, &[], Box::new(io::sink()), Box::new(drop)).expect("a service"));
+        let service = Service::new(&command, &[], Box::new(io::sink()), Box::new(drop)).expect("a service");
+        let service = Arc::new(service.with_timers(timers));
         let listener = UnixListener::bind(folder.path("guest")).expect("a socket");
         let all = Arc::clone(&service);
         thread::spawn(move || {
@@ -265,8 +271,12 @@ impl Served {
         Served { service, folder }
     }
 
+    fn address(&self) -> String {
+        format!("unix:{}", self.folder.path("guest").display())
+    }
+
     fn guest(&self) -> Guest {
-        Guest::start(&format!("unix:{}", self.folder.path("guest").display()), &[])
+        Guest::start(&self.address(), &[])
     }
 }
 
@@ -382,6 +392,42 @@ fn as_many_actions_as_the_limit_run_and_one_more_waits() {
         assert_eq!(further.join().expect("a list"), Vec::<String>::new());
     });
     guest.assert_no_errors();
+}
+
+#[test]
+fn a_guest_that_has_no_descriptors_left_refuses_shells_and_goes_on() {
+    let reply = Duration::from_secs(2);
+    let served = Served::with_timers("sleep 60", Timers { reply, ..Timers::default() });
+    let limited = ["sh", "-c", "ulimit -n 64; exec \"$@\"", "sh"];
+    let guest = Guest::start_through(&limited, &served.address(), &[]);
+    let (running, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let gates: Vec<_> = (0..20).map(|_| fd::pipe().expect("a pipe")).collect();
+    let (readers, writers): (Vec<_>, Vec<_>) = gates.into_iter().unzip();
+    thread::scope(|scope| {
+        for gate in readers {
+            let (service, running, refused) = (&served.service, &running, &refused);
+            scope.spawn(move || {
+                let Ok(shell) = service.exec_shell(&["cat".to_owned()], false) else {
+                    refused.fetch_add(1, Ordering::SeqCst);
+                    return;
+                };
+                running.fetch_add(1, Ordering::SeqCst);
+                let null = fs::File::create("/dev/null").expect("a device");
+                let wires =
+                    Wires { stdin: Some(gate.as_fd()), stdout: null.as_fd(), stderr: null.as_fd(), orders: None };
+                if !matches!(shell.run(wires).expect("a shell runs"), Ending::Succeeded) {
+                    refused.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        wait_until("some are refused", || refused.load(Ordering::SeqCst) > 0);
+        assert!(guest.percent_during(Duration::from_secs(1)) <= 5, "nothing spins meanwhile");
+        drop(writers);
+    });
+    assert!(running.load(Ordering::SeqCst) > 3 && !guest.said().is_empty(), "{}", guest.said());
+    let file = fs::File::create(served.folder.path("got")).expect("a file");
+    served.service.get_artifact("/proc/self/limits", Box::new(file)).expect("all is well again");
+    assert!(text(&fs::read(served.folder.path("got")).expect("a file")).contains("Max open files            64"));
 }
 
 /// Bytes of the longest list, with `{"files":[` in front and `],"notFound":false}` behind.

@@ -20,7 +20,7 @@ mod service;
 mod support;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -587,9 +587,33 @@ fn a_host_that_stands_still_for_a_while_loses_nothing() {
         host.process().signal(signal::SIGCONT);
     }
     assert_eq!(host.wait(), Some(0));
+    let peak_kb = status(guest.process.pid(), "VmHWM");
+    assert!((1..32 << 10).contains(&peak_kb), "{peak_kb} kB for a backlog of 4 MiB");
     let log = host.log();
     let wrong = log.lines().enumerate().find(|(at, line)| line.parse() != Ok(at + 1));
     assert_eq!((wrong, log.lines().count()), (None, 1_500_000));
+    guest.assert_no_errors();
+}
+
+#[test]
+fn a_shell_whose_host_stands_still_for_a_while_loses_nothing() {
+    let mut host = Host::start("sleep 60");
+    let guest = Guest::start(&host.address(), &[]);
+    let bytes = Noise::new().bytes(20_000_000);
+    let mut shell = host.command(&["shell", "--", "cat"]).spawn().expect("a shell");
+    let mut stdin = shell.stdin.take().expect("a pipe");
+    let input = bytes.clone();
+    let writer = thread::spawn(move || stdin.write_all(&input));
+    let reader = thread::spawn(move || shell.wait_with_output().expect("an end"));
+    for _ in 0..3 {
+        host.process().signal(signal::SIGSTOP);
+        pause(Duration::from_millis(400));
+        host.process().signal(signal::SIGCONT);
+        pause(Duration::from_millis(50));
+    }
+    writer.join().expect("the writer ends").expect("all is written");
+    let output = reader.join().expect("the reader ends");
+    assert!(output.status.success() && output.stdout == bytes, "{} bytes", output.stdout.len());
     guest.assert_no_errors();
 }
 
