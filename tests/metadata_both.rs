@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lodger::metadata::actions::Timers;
+use lodger::metadata::actions::{Store, Timers};
 use lodger::metadata::control::Control;
 use lodger::metadata::service::Service;
 use lodger::metadata::shell::{Ending, Order, Wires};
@@ -362,14 +362,14 @@ fn shells_and_artifacts_come_whole_while_the_log_streams() {
 /// Actions that a guest handles at once.
 const ACTIONS_MAX: usize = 32;
 
-#[test]
-fn as_many_actions_as_the_limit_run_and_one_more_waits() {
-    let served = Served::start("sleep 60");
-    let guest = served.guest();
+/// Has as many shells as the limit allows, does something, and ends a shell each time that it is told to.
+fn with_all_places_taken(served: &Served, check: impl FnOnce(&mut dyn FnMut())) {
     let running = AtomicUsize::new(0);
     let gates: Vec<_> = (0..ACTIONS_MAX).map(|_| fd::pipe().expect("a pipe")).collect();
     let (readers, writers): (Vec<_>, Vec<_>) = gates.into_iter().unzip();
     thread::scope(|scope| {
+        // In here they are closed also when the check fails, or the shells would never end.
+        let mut writers = writers;
         for gate in readers {
             let (service, running) = (&served.service, &running);
             scope.spawn(move || {
@@ -382,14 +382,39 @@ fn as_many_actions_as_the_limit_run_and_one_more_waits() {
             });
         }
         wait_until("the limit is reached", || running.load(Ordering::SeqCst) == ACTIONS_MAX);
-        let further = scope.spawn(|| served.service.list_folder("/dev/null").expect("a list"));
+        check(&mut || drop(writers.pop()));
+        writers.clear();
+    });
+}
+
+#[test]
+fn as_many_actions_as_the_limit_run_and_one_more_waits() {
+    let served = Served::start("sleep 60");
+    let guest = served.guest();
+    with_all_places_taken(&served, |end_one| {
+        let service = Arc::clone(&served.service);
+        let further = thread::spawn(move || service.list_folder("/dev/null").expect("a list"));
         pause(Duration::from_millis(700));
         assert!(!further.is_finished(), "one above the limit waits");
         assert!(guest.percent_during(Duration::from_secs(1)) <= 3, "and nothing spins meanwhile");
-        let mut writers = writers;
-        writers.pop();
+        end_one();
         wait_until("it has a place", || further.is_finished());
         assert_eq!(further.join().expect("a list"), Vec::<String>::new());
+    });
+    guest.assert_no_errors();
+}
+
+#[test]
+fn a_kill_needs_no_place_to_end_the_task() {
+    let served = Served::start("sleep 60");
+    let guest = served.guest();
+    with_all_places_taken(&served, |end_one| {
+        let service = Arc::clone(&served.service);
+        let kill = thread::spawn(move || service.kill_process());
+        wait_until("the task has failed", || served.service.result() == Some(false));
+        assert!(!kill.is_finished(), "its reply waits");
+        end_one();
+        assert!(kill.join().expect("an answer").is_ok());
     });
     guest.assert_no_errors();
 }
@@ -404,6 +429,8 @@ fn a_guest_that_has_no_descriptors_left_refuses_shells_and_goes_on() {
     let gates: Vec<_> = (0..20).map(|_| fd::pipe().expect("a pipe")).collect();
     let (readers, writers): (Vec<_>, Vec<_>) = gates.into_iter().unzip();
     thread::scope(|scope| {
+        // In here they are closed also when something fails.
+        let writers = writers;
         for gate in readers {
             let (service, running, refused) = (&served.service, &running, &refused);
             scope.spawn(move || {
@@ -470,24 +497,40 @@ fn a_list_of_the_longest_size_comes_whole_and_one_byte_more_costs_the_last_name(
     assert!(guest.said().contains("the rest is left out"), "{}", guest.said());
 }
 
+/// An artifact that is not worth a file.
+#[derive(Default)]
+struct Memory(Vec<u8>);
+
+impl Store for Memory {
+    fn begin(&mut self) -> io::Result<()> {
+        self.0.clear();
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
 #[test]
 fn ten_thousand_artifacts_leave_no_descriptor_behind_on_either_side() {
     let (host, guest) = both("true");
     let path = host.folder.path("file");
     fs::write(&path, "content").expect("a file");
     let path = path.display().to_string();
-    let get = |number: usize| {
-        let mut file = fs::File::create(host.folder.path(&format!("got-{number}"))).expect("a file");
-        Control::connect(&host.control()).expect("a host").get(&path, &mut file).expect("an artifact");
-        assert_eq!(fs::read(host.folder.path(&format!("got-{number}"))).expect("a file"), b"content");
+    let get = || {
+        let mut got = Memory::default();
+        Control::connect(&host.control()).expect("a host").get(&path, &mut got).expect("an artifact");
+        assert_eq!(got.0, b"content");
     };
-    get(0);
+    get();
     pause(Duration::from_millis(300));
     let before = [descriptors(host.pid()), descriptors(guest.process.pid())];
     let start = Instant::now();
     thread::scope(|scope| {
         let get = &get;
-        (0..4).for_each(|number| drop(scope.spawn(move || (0..2_500).for_each(|_| get(number)))));
+        (0..4).for_each(|_| drop(scope.spawn(move || (0..2_500).for_each(|_| get()))));
     });
     assert!(start.elapsed() < 4 * PATIENCE, "{:?}", start.elapsed());
     wait_until("the descriptors are closed", || {

@@ -11,14 +11,14 @@ use crate::metaservice::{Action, Kind, POLL, RESPONSE_MAX};
 use crate::proto::metadata::{Guest, reply, shell, spawn, why};
 use crate::sys::fd::{self, PollSet};
 
-/// Actions that are handled at once. Each is a thread, and a shell also some descriptors.
+/// Actions that are handled at once. Each is a thread, and a shell also some descriptors. One more waits here, and no poll is open then.
 pub const ACTIONS_MAX: usize = 32;
 
 /// Polls until everything shall end.
 pub fn run<'scope>(guest: &'scope Guest<'scope>, scope: &'scope Scope<'scope, '_>) {
     let mut client = Client::new(guest.config.host.clone());
     let (mut failures, mut said) = (0, String::new());
-    while wait_for_a_place(guest) {
+    while !guest.is_stopped() {
         let begun = Instant::now();
         let result = client.request("GET", POLL, &[], b"", RESPONSE_MAX, guest.within(guest.timers().poll));
         if guest.is_stopped() {
@@ -32,7 +32,9 @@ pub fn run<'scope>(guest: &'scope Guest<'scope>, scope: &'scope Scope<'scope, '_
                 // Honest hosts say that there is nothing only after a while.
                 let is_quick = begun.elapsed() < guest.timers().poll_pause;
                 let is_idle = matches!(action.kind, Kind::None | Kind::Unknown(_));
-                begin(guest, scope, action);
+                if !begin(guest, scope, action) {
+                    return;
+                }
                 if is_quick && is_idle && guest.pause(guest.timers().poll_pause) {
                     return;
                 }
@@ -81,15 +83,26 @@ fn wait_for_a_place(guest: &Guest) -> bool {
     }
 }
 
-fn begin<'scope>(guest: &'scope Guest<'scope>, scope: &'scope Scope<'scope, '_>, action: Action) {
+/// Waits for a place for an action and handles it; false when everything shall end.
+fn begin<'scope>(guest: &'scope Guest<'scope>, scope: &'scope Scope<'scope, '_>, action: Action) -> bool {
     let handle: fn(&Guest, &Action) = match &action.kind {
-        Kind::None => return,
+        Kind::None => return true,
         Kind::GetArtifact => reply::artifact,
         Kind::ListFolder => reply::folder,
         Kind::ExecShell => shell::run,
-        Kind::KillProcess => reply::kill,
-        Kind::Unknown(name) => return log::error!("the host wants an unknown action: {name}"),
+        Kind::KillProcess => {
+            // Only its reply may have to wait for a place.
+            guest.kill();
+            reply::kill
+        }
+        Kind::Unknown(name) => {
+            log::error!("the host wants an unknown action: {name}");
+            return true;
+        }
     };
+    if !wait_for_a_place(guest) {
+        return false;
+    }
     guest.actions.fetch_add(1, Ordering::SeqCst);
     let done = || {
         guest.actions.fetch_sub(1, Ordering::SeqCst);
@@ -103,4 +116,5 @@ fn begin<'scope>(guest: &'scope Guest<'scope>, scope: &'scope Scope<'scope, '_>,
         log::error!("start a thread: {}", why(&error));
         done();
     }
+    true
 }

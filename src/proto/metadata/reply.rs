@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use crate::http::head::Request;
+use crate::http::wait::is_stop;
 use crate::metaservice::{Action, ERROR_HEADER, FILE_NOT_FOUND, REPLY};
 use crate::proto::metadata::{Guest, folder, why};
 use crate::sys::fd;
@@ -24,6 +25,7 @@ pub fn artifact(guest: &Guest, action: &Action) {
         Ok(file) => match send(guest, action, &file) {
             Ok(200) => log::debug!("artifact {path}: sent"),
             Ok(status) => log::error!("artifact {path}: the host says status {status}"),
+            Err(error) if is_stop(&error) => {}
             Err(error) => log::error!("artifact {path}: {}", why(&error)),
         },
         Err(error) => {
@@ -68,9 +70,8 @@ pub fn folder(guest: &Guest, action: &Action) {
     answer(guest, action, &[("Content-Type", "application/json")], list.as_bytes());
 }
 
-/// Ends the task. That is answered at once, whether it runs or not.
+/// Says that the end of the task is under way. That is answered at once, whether it runs or not.
 pub fn kill(guest: &Guest, action: &Action) {
-    guest.kill();
     answer(guest, action, &[], b"");
 }
 
@@ -78,6 +79,8 @@ fn answer(guest: &Guest, action: &Action, headers: &[(&str, &str)], body: &[u8])
     match guest.request("POST", &target(action), headers, body) {
         Ok((200, _)) => {}
         Ok((status, _)) => log::error!("reply to {:?}: status {status}", action.kind),
+        // Everything ends, and that is no error.
+        Err(error) if is_stop(&error) => {}
         Err(error) => log::error!("reply to {:?}: {}", action.kind, why(&error)),
     }
 }

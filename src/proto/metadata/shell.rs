@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::exec::tree::Tree;
 use crate::exec::{BLIND_POLL, Channel, QUIET, Session};
 use crate::http::head::Request;
+use crate::http::wait::is_stop;
 use crate::metaservice::Action;
 use crate::proto::metadata::reply::target;
 use crate::proto::metadata::{Guest, programs, why};
@@ -34,6 +35,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 pub fn run(guest: &Guest, action: &Action) {
     let socket = match open(guest, action) {
         Ok(socket) => socket,
+        Err(error) if is_stop(&error) => return,
         Err(error) => return log::error!("shell: {}", why(&error)),
     };
     let argv = if action.command.is_empty() { &guest.config.shell } else { &action.command };
