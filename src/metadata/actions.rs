@@ -2,19 +2,20 @@
 //!
 //! An action is *waiting* until a poll takes it, *given* while the poll's answer is written, *taken* until a reply comes, and *claimed*
 //! from the first request that carries its id, whatever that request is. Each action goes to one poll, and the poll that has waited longest
-//! gets the next one. A poll whose connection goes gives its action back.
+//! gets the next one. A poll whose connection goes gives its action back. An action whose asker goes is forgotten, and a reply to it is cut.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64URL_NOPAD;
 
 use crate::metaservice::{Action, Kind};
 use crate::stream::Stream;
-use crate::sys::{fd, random};
+use crate::sys::fd::{self, PollSet};
+use crate::sys::random;
 
 /// How long things may take. The defaults are upstream's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +79,14 @@ pub enum Outcome {
     Files(Vec<String>),
     /// The connection of a shell behind its handshake, and what had come on it.
     Shell(Stream, Vec<u8>),
+    /// No poll has come for it. Worth another attempt, as what follows.
+    Unasked,
     /// Why it is worth another attempt, if one is left.
     Broken(&'static str),
+    /// What came could not be stored, and will not be the next time.
+    Unstored(io::Error),
+    /// Nobody wants it any more.
+    Unwanted,
 }
 
 /// An outcome, and the store that was lent for it.
@@ -103,6 +110,24 @@ struct Entry {
     stage: Stage,
     store: Option<Box<dyn Store>>,
     outcome: Option<Outcome>,
+    /// Who wants it: a socket, whose hang-up takes it back.
+    asker: Option<OwnedFd>,
+    /// The connection of the request that has claimed it.
+    reply: Option<OwnedFd>,
+    /// Wakes whoever waits for it. Nothing blocks on it: one byte is enough, and a full pipe has one.
+    wake: OwnedFd,
+}
+
+impl Entry {
+    /// Whether its asker has gone. A half-closed socket still wants its answer.
+    fn is_unwanted(&self) -> bool {
+        let gone = |asker: &OwnedFd| fd::wait_for(asker.as_fd(), fd::HANG_UP, Some(Duration::ZERO));
+        self.asker.as_ref().is_some_and(|asker| gone(asker).is_ok_and(|ready| ready.hung_up))
+    }
+
+    fn wake(&self) {
+        let _ = fd::write(self.wake.as_fd(), b"x");
+    }
 }
 
 struct Poll {
@@ -131,7 +156,8 @@ impl Board {
 
     /// Gives actions to polls, as long as there are both.
     fn deal(&mut self) {
-        let waiting = self.entries.iter_mut().filter(|entry| entry.stage == Stage::Waiting);
+        // Whoever waits for one that nobody wants finds that out by itself.
+        let waiting = self.entries.iter_mut().filter(|entry| entry.stage == Stage::Waiting && !entry.is_unwanted());
         for entry in waiting {
             let Some(poll) = self.polls.pop_front() else { return };
             entry.stage = Stage::Given(poll.number);
@@ -145,7 +171,6 @@ impl Board {
 #[derive(Default)]
 pub struct Actions {
     board: Mutex<Board>,
-    changed: Condvar,
 }
 
 /// A poll in the queue.
@@ -175,8 +200,9 @@ impl Claim<'_> {
         }
         if let Some(entry) = self.actions.board().entry(&self.action.id) {
             (entry.stage, entry.store, entry.outcome) = (Stage::Ended, self.store.take(), Some(outcome));
+            entry.reply = None;
+            entry.wake();
         }
-        self.actions.changed.notify_all();
     }
 }
 
@@ -202,57 +228,48 @@ impl Actions {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes one attempt: offers the action under a new id, and waits for what becomes of it.
-    pub fn attempt(&self, mut action: Action, store: Option<Box<dyn Store>>, timers: &Timers) -> Ended {
-        match new_id() {
-            Ok(id) => action.id = id,
-            Err(_) => return Ended { outcome: Outcome::Broken("there is no randomness"), store },
-        }
-        let id = action.id.clone();
+    /// Makes one attempt: offers the action under a new id, and waits for what becomes of it, as long as its asker is there.
+    pub fn attempt(
+        &self,
+        mut action: Action,
+        store: Option<Box<dyn Store>>,
+        asker: Option<BorrowedFd>,
+        timers: &Timers,
+    ) -> Ended {
+        let begun = || -> io::Result<_> {
+            let bell = fd::pipe()?;
+            fd::never_block(bell.1.as_fd())?;
+            Ok((new_id()?, bell, asker.map(|asker| asker.try_clone_to_owned()).transpose()?))
+        };
+        let Ok((id, (called, wake), asker)) = begun() else {
+            return Ended { outcome: Outcome::Broken("there are no descriptors, or no randomness"), store };
+        };
+        action.id.clone_from(&id);
+        let stage = Stage::Waiting;
         let mut board = self.board();
-        board.entries.push(Entry { action, stage: Stage::Waiting, store, outcome: None });
+        board.entries.push(Entry { action, stage, store, outcome: None, asker, reply: None, wake });
         board.deal();
+        drop(board);
+        let mut wait = Wait { actions: self, id: &id, called: &called, is_unwanted: false };
         let not_taken = |stage| matches!(stage, Stage::Waiting | Stage::Given(_));
-        board = self.wait(board, &id, not_taken, Some(timers.poll));
-        let mut why = "no poll has come for it";
-        if !board.is_at(&id, not_taken) {
-            board = self.wait(board, &id, |stage| stage == Stage::Taken, Some(timers.reply));
-            why = "no reply has come";
+        wait.while_at(not_taken, Some(timers.poll));
+        let mut why = Outcome::Unasked;
+        if !self.board().is_at(&id, not_taken) {
+            wait.while_at(|stage| stage == Stage::Taken, Some(timers.reply));
+            why = Outcome::Broken("no reply has come");
         }
         // A poll that could not be answered may have given it back meanwhile: that attempt is over, too.
-        board = self.wait(board, &id, |stage| stage == Stage::Claimed, None);
-        let closed = board.closed;
-        let at = board.entries.iter().position(|entry| entry.action.id == id);
-        let entry = board.entries.remove(at.expect("only this function removes entries, each its own"));
-        let why = if closed { "the service has ended" } else { why };
-        Ended { outcome: entry.outcome.unwrap_or(Outcome::Broken(why)), store: entry.store }
+        wait.while_at(|stage| stage == Stage::Claimed, None);
+        let is_unwanted = wait.is_unwanted;
+        self.remove(&id, if is_unwanted { Outcome::Unwanted } else { why })
     }
 
-    /// Waits as long as the action is at a stage, or so long.
-    fn wait<'a>(
-        &self,
-        board: MutexGuard<'a, Board>,
-        id: &str,
-        stages: fn(Stage) -> bool,
-        limit: Option<Duration>,
-    ) -> MutexGuard<'a, Board> {
-        let deadline = limit.map(|limit| Instant::now() + limit);
-        let mut board = board;
-        loop {
-            let is_claimed = board.is_at(id, |stage| stage == Stage::Claimed);
-            if !board.is_at(id, stages) || (board.closed && !is_claimed) {
-                return board;
-            }
-            let Some(deadline) = deadline else {
-                board = self.changed.wait(board).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return board;
-            }
-            (board, _) = self.changed.wait_timeout(board, left).unwrap_or_else(PoisonError::into_inner);
-        }
+    fn remove(&self, id: &str, otherwise: Outcome) -> Ended {
+        let mut board = self.board();
+        let at = board.entries.iter().position(|entry| entry.action.id == id);
+        let entry = board.entries.remove(at.expect("only its own attempt removes an entry"));
+        let otherwise = if board.closed { Outcome::Broken("the service has ended") } else { otherwise };
+        Ended { outcome: entry.outcome.unwrap_or(otherwise), store: entry.store }
     }
 
     /// Puts a poll behind the others.
@@ -291,30 +308,34 @@ impl Actions {
         let mut board = self.board();
         // The reply may have been faster.
         let given = board.entries.iter_mut().find(|entry| entry.stage == Stage::Given(ticket.number));
-        given.into_iter().for_each(|entry| entry.stage = stage);
+        given.into_iter().for_each(|entry| {
+            entry.stage = stage;
+            entry.wake();
+        });
         board.deal();
-        drop(board);
-        self.changed.notify_all();
     }
 
-    /// Claims the action of an id, for the first request that carries it.
-    pub fn claim(&self, id: &str) -> Option<Claim<'_>> {
+    /// Claims the action of an id, for the first request that carries it. The connection of the request is cut when nobody wants the reply
+    /// any more.
+    pub fn claim(&self, id: &str, connection: BorrowedFd) -> Option<Claim<'_>> {
         let mut board = self.board();
         let entry = board.entry(id)?;
         if !matches!(entry.stage, Stage::Given(_) | Stage::Taken) {
             return None;
         }
         entry.stage = Stage::Claimed;
+        entry.reply = connection.try_clone_to_owned().ok();
+        entry.wake();
         let (action, store) = (entry.action.clone(), entry.store.take());
         drop(board);
-        self.changed.notify_all();
         Some(Claim { actions: self, action, store, ended: false })
     }
 
     /// Ends all waiting that is not for the body of a reply.
     pub fn close(&self) {
-        self.board().closed = true;
-        self.changed.notify_all();
+        let mut board = self.board();
+        board.closed = true;
+        board.entries.iter().for_each(Entry::wake);
     }
 
     /// What a poll gets that has waited in vain.
@@ -324,6 +345,56 @@ impl Actions {
     pub fn nothing() -> io::Result<Action> {
         let (path, command) = (String::new(), Vec::new());
         Ok(Action { id: new_id()?, kind: Kind::None, path, command, tty: false })
+    }
+}
+
+/// Somebody's waiting for an entry of theirs.
+struct Wait<'a> {
+    actions: &'a Actions,
+    id: &'a str,
+    /// Readable when the entry may have changed.
+    called: &'a OwnedFd,
+    /// The asker has gone.
+    is_unwanted: bool,
+}
+
+impl Wait<'_> {
+    /// Waits as long as the action is at a stage, or so long, or until nobody wants it. A reply that has begun is waited for in any case,
+    /// but it is cut then.
+    fn while_at(&mut self, stages: fn(Stage) -> bool, limit: Option<Duration>) {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut set = PollSet::default();
+        loop {
+            let (asker, reply) = {
+                let mut board = self.actions.board();
+                let closed = board.closed;
+                let Some(entry) = board.entry(self.id).filter(|entry| stages(entry.stage)) else { return };
+                let is_claimed = entry.stage == Stage::Claimed;
+                if !is_claimed && (closed || self.is_unwanted) {
+                    return;
+                }
+                let copy = |fd: &Option<OwnedFd>| fd.as_ref().and_then(|fd| fd.try_clone().ok());
+                // After its end the asker would wake us again and again.
+                (copy(&entry.asker).filter(|_| !self.is_unwanted), copy(&entry.reply))
+            };
+            if self.is_unwanted {
+                reply.iter().for_each(|reply| drop(fd::shutdown(reply.as_fd())));
+            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return;
+            }
+            set.clear();
+            let called = set.watch(self.called.as_fd(), fd::READ);
+            let asked = asker.as_ref().map(|asker| set.watch(asker.as_fd(), fd::HANG_UP));
+            if set.wait(left).is_err() {
+                return;
+            }
+            if set.ready(called).readable {
+                let _ = fd::read(self.called.as_fd(), &mut [0; 64]);
+            }
+            self.is_unwanted |= asked.is_some_and(|asked| set.ready(asked).hung_up);
+        }
     }
 }
 

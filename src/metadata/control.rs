@@ -15,13 +15,15 @@
 //! Behind the `Z` of a shell the connection is the guest's own, with us as the server of its WebSocket (see `shell`).
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::http::wait::Limits;
 use crate::metadata::actions::Store;
 use crate::metadata::service::{ArtifactError, Service};
 use crate::metadata::shell::Shell;
@@ -29,9 +31,13 @@ use crate::metaservice::{object, strings};
 use crate::stream::Stream;
 use crate::stream::outbox::Outbox;
 use crate::sys::fd::{self, PollSet};
+use crate::transport::unix;
 
 /// Bytes of a command. The kernel takes no larger argument lists than this, by far most of the time.
 pub const LINE_MAX: usize = 1 << 20;
+
+/// How long a command may take to say what it wants. It says so at once.
+const LINE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Bytes of a frame. Names in a list are as long as that at most.
 pub const FRAME_MAX: usize = 1 << 20;
@@ -42,11 +48,46 @@ const RELAY_BYTES: usize = 64 << 10;
 /// How long one side of a shell may take its last bytes when the other one has gone.
 const FAREWELL: Duration = Duration::from_secs(30);
 
-/// Carries out the command of one connection.
+/// So many commands at once: further ones wait.
+pub struct Places {
+    free: Mutex<usize>,
+    freed: Condvar,
+}
+
+/// One of them, until it is dropped.
+struct Place<'a>(&'a Places);
+
+impl Places {
+    pub fn new(count: usize) -> Places {
+        Places { free: Mutex::new(count), freed: Condvar::new() }
+    }
+
+    fn take(&self) -> Place<'_> {
+        let mut free = self.free();
+        while *free == 0 {
+            free = self.freed.wait(free).unwrap_or_else(PoisonError::into_inner);
+        }
+        *free -= 1;
+        Place(self)
+    }
+
+    fn free(&self) -> MutexGuard<'_, usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        *self.0.free() += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+/// Carries out the command of one connection. All but `kill`, for which nothing may be in the way, take a place.
 ///
 /// # Errors
 /// Of the connection.
-pub fn serve(service: &Service, stream: Stream) -> io::Result<()> {
+pub fn serve(service: &Service, stream: Stream, places: &Places) -> io::Result<()> {
     let mut peer = UnixStream::from(stream.input().try_clone_to_owned()?);
     let Some(line) = read_line(&mut peer)? else { return Ok(()) };
     let command = String::from_utf8(line).map_err(|error| error.to_string()).and_then(|line| object(&line));
@@ -55,6 +96,9 @@ pub fn serve(service: &Service, stream: Stream) -> io::Result<()> {
         Err(why) => return frame(&mut peer, b'E', why.as_bytes()),
     };
     let word = |name: &str| command.get(name).and_then(Value::as_str).unwrap_or_default();
+    let _place = (word("do") != "kill").then(|| places.take());
+    // One who goes away while it waits leaves nothing to do for the guest.
+    let service = service.wishes_of(stream.input());
     match word("do") {
         "get" => {
             stream.enlarge();
@@ -90,7 +134,9 @@ pub fn serve(service: &Service, stream: Stream) -> io::Result<()> {
 
 fn read_line(peer: &mut UnixStream) -> io::Result<Option<Vec<u8>>> {
     let (mut line, mut block) = (Vec::new(), [0; 4 << 10]);
+    let limits = Limits::default().until(Instant::now() + LINE_PATIENCE);
     loop {
+        limits.wait(peer.as_fd(), fd::READ)?;
         let count = peer.read(&mut block)?;
         // What follows the line belongs to no command.
         if let Some(end) = block[..count].iter().position(|byte| *byte == b'\n') {
@@ -194,6 +240,7 @@ fn relay(guest: &Stream, leftover: &[u8], user: &Stream) -> io::Result<()> {
 /// Somebody's connection to a running service, for one command.
 pub struct Control {
     peer: UnixStream,
+    slow: Option<(Duration, fn())>,
 }
 
 /// Why a command has not done what it should.
@@ -213,9 +260,14 @@ impl Control {
     /// Connects to the control socket of a service.
     ///
     /// # Errors
-    /// Of connect(2).
+    /// Of connect(2); `TimedOut` when the service has stopped.
     pub fn connect(path: &Path) -> io::Result<Control> {
-        Ok(Control { peer: UnixStream::connect(path)? })
+        Ok(Control { peer: UnixStream::from(unix::connect(path)?), slow: None })
+    }
+
+    /// Calls `tell` once when the service says nothing for this long.
+    pub fn when_slow(self, patience: Duration, tell: fn()) -> Control {
+        Control { slow: Some((patience, tell)), ..self }
     }
 
     /// Fetches a file.
@@ -264,7 +316,11 @@ impl Control {
     /// # Errors
     /// `Service`, `Connection`.
     pub fn shell(mut self, words: &[String], tty: bool) -> Result<Shell, Error> {
-        self.ask(&format!(r#"{{"do":"shell","command":{},"tty":{tty}}}"#, Value::from(words)))?;
+        let line = format!(r#"{{"do":"shell","command":{},"tty":{tty}}}"#, Value::from(words));
+        if line.len() > LINE_MAX {
+            return Err(Error::Service(format!("the command has {} bytes, and {LINE_MAX} is the limit", line.len())));
+        }
+        self.ask(&line)?;
         let (kind, bytes) = self.frame()?;
         end(kind, &bytes)?;
         Shell::over(Stream::over(OwnedFd::from(self.peer)), Vec::new()).map_err(Error::Connection)
@@ -283,6 +339,12 @@ impl Control {
 
     /// The same in a buffer that only grows, so that frames of all sizes find it without clearing it.
     fn frame_in<'a>(&mut self, buffer: &'a mut Vec<u8>) -> Result<(u8, &'a [u8]), Error> {
+        if let Some((patience, tell)) = self.slow
+            && fd::wait_for(self.peer.as_fd(), fd::READ, Some(patience)).is_ok_and(|ready| !ready.readable)
+        {
+            self.slow = None;
+            tell();
+        }
         let mut head = [0; 5];
         self.peer.read_exact(&mut head).map_err(Error::Connection)?;
         let [kind, a, b, c, d] = head;
@@ -295,6 +357,10 @@ impl Control {
         }
         let bytes = &mut buffer[..length];
         self.peer.read_exact(bytes).map_err(Error::Connection)?;
+        if kind == b'D' {
+            // The guest is there.
+            self.slow = None;
+        }
         Ok((kind, bytes))
     }
 }

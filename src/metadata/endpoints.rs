@@ -14,7 +14,7 @@ use crate::http::connection::Connection;
 use crate::http::head::Request;
 use crate::http::wait::Limits;
 use crate::metadata::actions::{Actions, Claim, Outcome, Ticket};
-use crate::metadata::service::Service;
+use crate::metadata::service::{Resolved, Service};
 use crate::metaservice::{
     ERROR_HEADER, EXECUTE, FAILED, FILE_NOT_FOUND, Kind, LOG, PING, POLL, REPLY, RESPONSE_MAX, SUCCESS, object, strings,
 };
@@ -43,6 +43,8 @@ const NO_LIST: Refusal = (400, "InvalidPayload", "a list of files is wanted, as 
 /// What to do behind a response.
 enum Next {
     Respond,
+    /// The same, and then tell of the result that came with the request.
+    Announce,
     Refuse(Refusal),
     /// Something else has been said already.
     Done,
@@ -69,9 +71,12 @@ impl Service {
                 connection = rest;
                 continue;
             }
-            let responded = self.answer(&mut connection, &request).and_then(|next| self.respond(&mut connection, next));
-            // Behind the response, since whoever is told may end the process; so it is not for another connection to tell.
-            if matches!(request.path.as_str(), SUCCESS | FAILED) {
+            let next = self.answer(&mut connection, &request)?;
+            let is_result = matches!(next, Next::Announce);
+            let responded = self.respond(&mut connection, next);
+            // Behind the response, since whoever is told may end the process. So it is not for another connection to tell, not even for one
+            // that repeats the result.
+            if is_result {
                 self.announce();
             }
             responded?;
@@ -88,7 +93,7 @@ impl Service {
 
     fn respond(&self, connection: &mut Connection, next: Next) -> io::Result<()> {
         match next {
-            Next::Respond => connection.respond(200, &[], b"", self.response_limits()),
+            Next::Respond | Next::Announce => connection.respond(200, &[], b"", self.response_limits()),
             Next::Refuse((status, code, message)) => {
                 let body = format!(r#"{{"code":"{code}","message":"{message}"}}"#);
                 connection.respond(status, &[TEXT], body.as_bytes(), self.response_limits())
@@ -115,9 +120,11 @@ impl Service {
             }
             POLL => self.poll(connection).map(|()| Next::Done),
             LOG => Ok(self.take_log(connection)),
-            path @ (SUCCESS | FAILED) => {
-                Ok(if self.resolve(path == SUCCESS) { Next::Respond } else { Next::Refuse(CONFLICT) })
-            }
+            path @ (SUCCESS | FAILED) => Ok(match self.resolve(path == SUCCESS) {
+                Resolved::Now => Next::Announce,
+                Resolved::Before => Next::Respond,
+                Resolved::Otherwise => Next::Refuse(CONFLICT),
+            }),
             _ => Ok(Next::Respond),
         }
     }
@@ -179,7 +186,7 @@ impl Service {
     /// Deals with the reply to an action. Gives the connection back, unless it has become a shell's or has ended.
     fn reply(&self, mut connection: Connection, request: &Request) -> io::Result<Option<Connection>> {
         let id = request.query_value("id").unwrap_or_default();
-        let Some(mut claim) = self.actions.claim(id) else {
+        let Some(mut claim) = self.actions.claim(id, connection.watch()) else {
             self.respond(&mut connection, Next::Refuse(UNKNOWN_ID))?;
             return Ok(Some(connection));
         };
@@ -212,9 +219,8 @@ impl Service {
                 Ok(count) => count,
                 Err(_) => return (Next::Refuse(NO_ARTIFACT), Outcome::Broken("the file broke off")),
             };
-            let stored = claim.store.as_mut().map(|store| store.append(&block[..count]));
-            if !matches!(stored, Some(Ok(()))) {
-                return (Next::Refuse(NO_ARTIFACT), Outcome::Broken("what the guest sends cannot be stored"));
+            if let Some(Err(error)) = claim.store.as_mut().map(|store| store.append(&block[..count])) {
+                return (Next::Refuse(NO_ARTIFACT), Outcome::Unstored(error));
             }
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crate::http::connection::Connection;
 use crate::http::wait::Limits;
-use crate::metadata::control;
+use crate::metadata::control::{self, Places};
 use crate::metadata::service::Service;
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
@@ -22,8 +22,11 @@ use crate::transport::unix;
 /// Connections of a guest that are served at once; more of them wait. One guest has one poll, one log, and a few replies.
 pub const CONNECTIONS_MAX: usize = 64;
 
-/// Commands that are carried out at once; more of them wait.
+/// Commands that are carried out at once; more of them wait. `kill` does not count.
 pub const COMMANDS_MAX: usize = 32;
+
+/// Connections of commands, those that wait included. Each has a thread.
+const COMMANDS_WAITING_MAX: usize = 512;
 
 /// Strangers that are told so at once; more of them are cut off.
 const STRANGERS_MAX: usize = 8;
@@ -191,7 +194,8 @@ impl Host {
     pub fn run(self, signals: &OwnedFd) -> io::Result<bool> {
         let wake = &self.bell.1;
         let guests = Crowd::new(CONNECTIONS_MAX, wake);
-        let (strangers, commands) = (Crowd::new(STRANGERS_MAX, wake), Crowd::new(COMMANDS_MAX, wake));
+        let (strangers, commands) = (Crowd::new(STRANGERS_MAX, wake), Crowd::new(COMMANDS_WAITING_MAX, wake));
+        let places = Arc::new(Places::new(COMMANDS_MAX));
         let kills = Crowd::new(1, wake);
         let (mut kill_until, mut stay_until, mut quiet_until) = (None, None, None);
         let mut set = PollSet::default();
@@ -236,7 +240,7 @@ impl Host {
                 accepted = self.guest(&guests, &strangers);
             }
             if command.is_some_and(|entry| set.ready(entry).readable) {
-                accepted = accepted.and(self.command(&commands));
+                accepted = accepted.and(self.command(&commands, &places));
             }
             if accepted.is_err_and(|error| is_exhaustion(&error)) {
                 quiet_until = Some(Instant::now() + EXHAUSTED_PAUSE);
@@ -254,10 +258,10 @@ impl Host {
         if strangers.has_room() { strangers.start(move || drop(refuse(stream))) } else { Ok(()) }
     }
 
-    fn command(&self, commands: &Crowd) -> io::Result<()> {
+    fn command(&self, commands: &Crowd, places: &Arc<Places>) -> io::Result<()> {
         let stream = self.control.as_ref().map_or(Err(io::ErrorKind::WouldBlock.into()), unix::Listener::accept)?;
-        let service = Arc::clone(&self.service);
-        commands.start(move || drop(control::serve(&service, stream)))
+        let (service, places) = (Arc::clone(&self.service), Arc::clone(places));
+        commands.start(move || drop(control::serve(&service, stream, &places)))
     }
 }
 
@@ -281,6 +285,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::metadata::service::Resolved;
 
     #[test]
     fn a_host_stays_until_the_guest_has_its_answer_to_the_result() {
@@ -293,7 +298,7 @@ mod tests {
         let (from, linger, control) = (Vec::new(), Duration::ZERO, None);
         let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell };
         let running = thread::spawn(move || host.run(&signals).expect("a poll"));
-        assert!(service.resolve(true));
+        assert_eq!(service.resolve(true), Resolved::Now);
         // Somebody else wakes it: a connection that ends at once.
         drop(UnixStream::connect(&path).expect("a connection"));
         let mut second = UnixStream::connect(&path).expect("a connection");

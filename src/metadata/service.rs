@@ -12,7 +12,7 @@ use crate::metadata::actions::{Actions, Ended, Outcome, Store, Timers};
 use crate::metadata::shell::Shell;
 use crate::metaservice::{Action, Kind};
 use crate::stream::Stream;
-use crate::sys::fd;
+use crate::sys::{errno, fd};
 
 /// Attempts at what is worth more than one, each with an id of its own. Upstream's number.
 pub const ATTEMPTS: usize = 3;
@@ -39,6 +39,17 @@ impl fmt::Display for ArtifactError {
 
 /// Called once, with whether the task succeeded.
 pub type Callback = Box<dyn FnOnce(bool) + Send>;
+
+/// What became of a result that a guest has sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resolved {
+    /// It is that of the task from now on.
+    Now,
+    /// The task has the same one already.
+    Before,
+    /// The task has the other one already.
+    Otherwise,
+}
 
 #[derive(Default)]
 pub struct Verdict {
@@ -88,20 +99,8 @@ impl Service {
     /// # Errors
     /// `Internal`.
     pub fn exec_shell(&self, command: &[String], tty: bool) -> Result<Shell, ArtifactError> {
-        let (stream, leftover) = self.open_shell(command, tty)?;
+        let (stream, leftover) = self.wishes().open_shell(command, tty)?;
         Shell::over(stream, leftover).map_err(|error| ArtifactError::Internal(error.to_string()))
-    }
-
-    /// The same, for somebody who speaks the shell's WebSocket for us: the stream behind the handshake, and what has come on it.
-    ///
-    /// # Errors
-    /// `Internal`.
-    pub fn open_shell(&self, command: &[String], tty: bool) -> Result<(Stream, Vec<u8>), ArtifactError> {
-        let action = Action { command: command.to_vec(), tty, ..action(Kind::ExecShell, "") };
-        match self.actions.attempt(action, None, &self.timers).outcome {
-            Outcome::Shell(stream, leftover) => Ok((stream, leftover)),
-            outcome => Err(failure(outcome)),
-        }
     }
 
     /// Fetches a file.
@@ -109,10 +108,7 @@ impl Service {
     /// # Errors
     /// `NotFound`, `Internal`; then the store holds nothing of use.
     pub fn get_artifact(&self, path: &str, into: Box<dyn Store>) -> Result<(), ArtifactError> {
-        match self.attempts(&action(Kind::GetArtifact, path), Some(into)) {
-            Outcome::Done => Ok(()),
-            outcome => Err(failure(outcome)),
-        }
+        self.wishes().get_artifact(path, into)
     }
 
     /// The files below a folder, as the guest names them: each begins with `path`.
@@ -120,10 +116,7 @@ impl Service {
     /// # Errors
     /// `NotFound`, `Internal`.
     pub fn list_folder(&self, path: &str) -> Result<Vec<String>, ArtifactError> {
-        match self.attempts(&action(Kind::ListFolder, path), None) {
-            Outcome::Files(files) => Ok(files),
-            outcome => Err(failure(outcome)),
-        }
+        self.wishes().list_folder(path)
     }
 
     /// Asks the guest to kill its command. It ends as failed soon after.
@@ -131,10 +124,16 @@ impl Service {
     /// # Errors
     /// `Internal`.
     pub fn kill_process(&self) -> Result<(), ArtifactError> {
-        match self.attempts(&action(Kind::KillProcess, ""), None) {
-            Outcome::Done => Ok(()),
-            outcome => Err(failure(outcome)),
-        }
+        self.wishes().kill_process()
+    }
+
+    fn wishes(&self) -> Wishes<'_> {
+        Wishes { service: self, asker: None }
+    }
+
+    /// What somebody wants of the guest as long as this socket is not closed at its other end.
+    pub(crate) fn wishes_of<'a>(&'a self, asker: BorrowedFd<'a>) -> Wishes<'a> {
+        Wishes { service: self, asker: Some(asker) }
     }
 
     /// Whether the task succeeded, once that is known.
@@ -167,12 +166,20 @@ impl Service {
         self.stop.0.as_fd()
     }
 
-    /// Takes a result; false when the opposite one was taken before.
-    pub(crate) fn resolve(&self, success: bool) -> bool {
-        *self.verdict().success.get_or_insert(success) == success
+    /// Takes a result, if there is none; whoever brought it `announce`s it.
+    pub(crate) fn resolve(&self, success: bool) -> Resolved {
+        let mut verdict = self.verdict();
+        match verdict.success {
+            None => {
+                verdict.success = Some(success);
+                Resolved::Now
+            }
+            Some(before) if before == success => Resolved::Before,
+            Some(_) => Resolved::Otherwise,
+        }
     }
 
-    /// Tells of the result, if there is one and nobody has.
+    /// Tells of the result.
     pub(crate) fn announce(&self) {
         let mut verdict = self.verdict();
         let Some(success) = verdict.success else { return };
@@ -184,20 +191,70 @@ impl Service {
     fn verdict(&self) -> MutexGuard<'_, Verdict> {
         self.verdict.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn attempts(&self, action: &Action, mut store: Option<Box<dyn Store>>) -> Outcome {
-        let mut last = Outcome::Broken("");
-        for _ in 0..ATTEMPTS {
-            if store.as_mut().is_some_and(|store| store.begin().is_err()) {
-                return Outcome::Broken("what the guest sends cannot be stored");
+/// What is wanted of the guest, and who may lose interest meanwhile.
+pub(crate) struct Wishes<'a> {
+    service: &'a Service,
+    asker: Option<BorrowedFd<'a>>,
+}
+
+impl Wishes<'_> {
+    /// As `Service::exec_shell`, for somebody who speaks the shell's WebSocket for us: the stream behind the handshake, and what has come
+    /// on it.
+    pub(crate) fn open_shell(&self, command: &[String], tty: bool) -> Result<(Stream, Vec<u8>), ArtifactError> {
+        let action = Action { command: command.to_vec(), tty, ..action(Kind::ExecShell, "") };
+        match self.attempts(&action, None, 1)? {
+            Outcome::Shell(stream, leftover) => Ok((stream, leftover)),
+            outcome => Err(failure(outcome)),
+        }
+    }
+
+    pub(crate) fn get_artifact(&self, path: &str, into: Box<dyn Store>) -> Result<(), ArtifactError> {
+        match self.attempts(&action(Kind::GetArtifact, path), Some(into), ATTEMPTS)? {
+            Outcome::Done => Ok(()),
+            outcome => Err(failure(outcome)),
+        }
+    }
+
+    pub(crate) fn list_folder(&self, path: &str) -> Result<Vec<String>, ArtifactError> {
+        match self.attempts(&action(Kind::ListFolder, path), None, ATTEMPTS)? {
+            Outcome::Files(files) => Ok(files),
+            outcome => Err(failure(outcome)),
+        }
+    }
+
+    pub(crate) fn kill_process(&self) -> Result<(), ArtifactError> {
+        match self.attempts(&action(Kind::KillProcess, ""), None, ATTEMPTS)? {
+            Outcome::Done => Ok(()),
+            outcome => Err(failure(outcome)),
+        }
+    }
+
+    fn attempts(
+        &self,
+        action: &Action,
+        mut store: Option<Box<dyn Store>>,
+        count: usize,
+    ) -> Result<Outcome, ArtifactError> {
+        let timers = &self.service.timers;
+        let (mut last, mut is_unasked) = (Outcome::Broken(""), true);
+        for _ in 0..count {
+            if let Some(Err(error)) = store.as_mut().map(|store| store.begin()) {
+                return Ok(Outcome::Unstored(error));
             }
-            let ended = self.actions.attempt(action.clone(), store, &self.timers);
-            if !matches!(ended.outcome, Outcome::Broken(_)) {
-                return ended.outcome;
+            let ended = self.service.actions.attempt(action.clone(), store, self.asker, timers);
+            is_unasked &= matches!(ended.outcome, Outcome::Unasked);
+            if !matches!(ended.outcome, Outcome::Broken(_) | Outcome::Unasked) {
+                return Ok(ended.outcome);
             }
             Ended { outcome: last, store } = ended;
         }
-        last
+        if is_unasked {
+            let seconds = timers.poll.as_secs() * count as u64;
+            return Err(ArtifactError::Internal(format!("no guest has asked for work within {seconds} s")));
+        }
+        Ok(last)
     }
 }
 
@@ -209,6 +266,11 @@ fn failure(outcome: Outcome) -> ArtifactError {
     match outcome {
         Outcome::NotFound => ArtifactError::NotFound,
         Outcome::Broken(why) => ArtifactError::Internal(why.to_owned()),
+        Outcome::Unasked => ArtifactError::Internal("no poll has come for it".to_owned()),
+        Outcome::Unwanted => ArtifactError::Internal("nobody wants it any more".to_owned()),
+        Outcome::Unstored(error) => {
+            ArtifactError::Internal(format!("what the guest sends cannot be stored: {}", errno::describe(&error)))
+        }
         _ => ArtifactError::Internal("the guest replied to something else".to_owned()),
     }
 }

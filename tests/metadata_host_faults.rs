@@ -1,0 +1,227 @@
+//! The host's side of the metadata service when a guest, a command or the place of the log does what it should not.
+#![cfg(feature = "metadata")]
+
+#[path = "support/service.rs"]
+mod service;
+mod support;
+
+use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lodger::metadata::actions::Store;
+use lodger::metadata::service::{ArtifactError, Service};
+use lodger::metaservice::{Action, Kind};
+use lodger::stream::Stream;
+
+use service::Host;
+use support::{PATIENCE, pause, wait_until};
+
+/// A service in this process, and what its callback was called with.
+struct Rig {
+    service: Arc<Service>,
+    results: Arc<Mutex<Vec<bool>>>,
+}
+
+impl Rig {
+    fn new(command: &[String]) -> Rig {
+        let results: Arc<Mutex<Vec<bool>>> = Arc::default();
+        let seen = Arc::clone(&results);
+        let callback = Box::new(move |success| seen.lock().expect("results").push(success));
+        let service = Service::new(command, &[], Box::new(io::sink()), callback).expect("a service");
+        Rig { service: Arc::new(service), results }
+    }
+
+    /// The guest's end of a new connection.
+    fn connect(&self) -> UnixStream {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        theirs.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let service = Arc::clone(&self.service);
+        thread::spawn(move || service.serve_connection(Stream::over(ours)));
+        theirs
+    }
+
+    fn results(&self) -> Vec<bool> {
+        self.results.lock().expect("results").clone()
+    }
+}
+
+fn request(peer: &mut UnixStream, method: &str, target: &str, headers: &str, body: &[u8]) {
+    let head = format!("{method} {target} HTTP/1.1\r\nHost: h\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    peer.write_all(head.as_bytes()).and_then(|()| peer.write_all(body)).expect("the host reads");
+}
+
+/// The head of a response and its body.
+fn response(peer: &mut UnixStream) -> (String, String) {
+    let mut text = Vec::new();
+    while !text.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        peer.read_exact(&mut byte).expect("a response");
+        text.push(byte[0]);
+    }
+    let head = String::from_utf8(text).expect("text");
+    let length = head.split("Content-Length: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap_or("0");
+    let mut body = vec![0; length.parse().expect("a number")];
+    peer.read_exact(&mut body).expect("a body");
+    (head, String::from_utf8(body).expect("text"))
+}
+
+#[test]
+fn whoever_repeats_a_result_does_not_announce_it_before_its_answer() {
+    // One response that nobody reads fills the line, so that the next one waits.
+    let rig = Rig::new(&["x".repeat(100_000)]);
+    let mut first = rig.connect();
+    request(&mut first, "GET", "/engine/v1/execute", "", b"");
+    request(&mut first, "PUT", "/engine/v1/success", "", b"");
+    wait_until("there is a result", || rig.service.result() == Some(true));
+    let mut second = rig.connect();
+    request(&mut second, "PUT", "/engine/v1/success", "", b"");
+    assert!(response(&mut second).0.starts_with("HTTP/1.1 200 "));
+    thread::sleep(Duration::from_millis(50));
+    assert!(rig.results().is_empty(), "the first one has no answer");
+    response(&mut first);
+    assert!(response(&mut first).0.starts_with("HTTP/1.1 200 "));
+    wait_until("it is announced", || rig.results() == [true]);
+}
+
+/// A connection of a guest, or of a command.
+fn connect(path: &std::path::Path) -> UnixStream {
+    let peer = UnixStream::connect(path).expect("the host listens");
+    peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    peer
+}
+
+/// A host whose task nobody does.
+fn host(options: &[&str]) -> Host {
+    Host::start_with(options, &["true"])
+}
+
+fn poll(guest: &mut UnixStream) -> Action {
+    request(guest, "GET", "/engine/v1/poll", "", b"");
+    Action::from_json(&response(guest).1).expect("an action")
+}
+
+fn reply(guest: &mut UnixStream, action: &Action, headers: &str, body: &[u8]) -> (String, String) {
+    request(guest, "POST", &format!("/engine/v1/reply?id={}", action.id), headers, body);
+    response(guest)
+}
+
+/// A command that says no more than its line.
+fn command(host: &Host, line: &str) -> UnixStream {
+    let mut peer = connect(&host.control());
+    writeln!(peer, "{line}").expect("the host reads");
+    peer
+}
+
+#[test]
+fn a_command_that_was_cancelled_does_not_reach_the_guest() {
+    let host = host(&[]);
+    for line in [r#"{"do":"shell","command":["rm"]}"#, r#"{"do":"get","path":"/a"}"#, r#"{"do":"kill"}"#] {
+        let cancelled = command(&host, line);
+        pause(Duration::from_millis(100));
+        drop(cancelled);
+    }
+    let mut guest = connect(&host.socket());
+    let list = command(&host, r#"{"do":"ls","path":"/d"}"#);
+    assert_eq!(poll(&mut guest).kind, Kind::ListFolder);
+    // A shell whose action is on its way already is refused when the guest comes for it.
+    drop(list);
+    let cancelled = command(&host, r#"{"do":"shell","command":["rm"]}"#);
+    let action = poll(&mut guest);
+    assert_eq!(action.kind, Kind::ExecShell);
+    drop(cancelled);
+    pause(Duration::from_millis(100));
+    assert!(reply(&mut guest, &action, "", b"").1.contains("UnknownActionId"));
+}
+
+#[test]
+fn one_who_only_says_no_more_still_gets_an_answer() {
+    let host = host(&[]);
+    let mut half_closed = command(&host, r#"{"do":"kill"}"#);
+    half_closed.shutdown(std::net::Shutdown::Write).expect("a shutdown");
+    let mut guest = connect(&host.socket());
+    let action = poll(&mut guest);
+    reply(&mut guest, &action, "", b"");
+    let mut answer = Vec::new();
+    half_closed.read_to_end(&mut answer).expect("an answer");
+    assert_eq!(answer, b"Z\0\0\0\0");
+}
+
+#[test]
+fn a_reply_that_stalls_is_cut_when_nobody_wants_it_any_more() {
+    let mut host = host(&[]);
+    let get = command(&host, r#"{"do":"get","path":"/a"}"#);
+    let mut guest = connect(&host.socket());
+    let action = poll(&mut guest);
+    let mut stalled = connect(&host.socket());
+    let head = format!("POST /engine/v1/reply?id={} HTTP/1.1\r\nContent-Length: 100\r\n\r\nhalf", action.id);
+    stalled.write_all(head.as_bytes()).expect("the host reads");
+    pause(Duration::from_millis(100));
+    drop(get);
+    let mut text = String::new();
+    let _ = stalled.read_to_string(&mut text);
+    request(&mut guest, "PUT", "/engine/v1/success", "", b"");
+    response(&mut guest);
+    assert_eq!(host.wait(), Some(0));
+}
+
+#[test]
+fn a_connection_that_asks_for_nothing_does_not_hold_the_host() {
+    let mut host = host(&[]);
+    let mut silent = connect(&host.control());
+    let mut half = connect(&host.control());
+    half.write_all(b"{\"do\":").expect("the host reads");
+    pause(Duration::from_millis(50));
+    let mut guest = connect(&host.socket());
+    let start = Instant::now();
+    request(&mut guest, "PUT", "/engine/v1/success", "", b"");
+    response(&mut guest);
+    assert_eq!(host.wait(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let _ = (silent.read(&mut [0; 1]), half.read(&mut [0; 1]));
+}
+
+#[test]
+fn a_kill_does_not_wait_behind_other_commands() {
+    let host = host(&[]);
+    let _gets: Vec<UnixStream> = (0..40).map(|_| command(&host, r#"{"do":"get","path":"/a"}"#)).collect();
+    pause(Duration::from_millis(200));
+    let _kill = command(&host, r#"{"do":"kill"}"#);
+    let mut guest = connect(&host.socket());
+    let kinds: Vec<Kind> = (0..33).map(|_| poll(&mut guest).kind).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == Kind::KillProcess).count(), 1, "{kinds:?}");
+}
+
+#[test]
+fn a_store_that_is_full_is_final_and_says_why() {
+    struct Full;
+    impl Store for Full {
+        fn begin(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+        fn append(&mut self, _: &[u8]) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(28))
+        }
+    }
+    let rig = Rig::new(&[]);
+    let service = Arc::clone(&rig.service);
+    let asked = thread::spawn(move || service.get_artifact("/a", Box::new(Full)));
+    let mut guest = rig.connect();
+    let action = poll(&mut guest);
+    assert!(reply(&mut guest, &action, "", b"content").0.starts_with("HTTP/1.1 500 "));
+    let error = asked.join().expect("an answer").expect_err("it is full");
+    assert!(matches!(&error, ArtifactError::Internal(why) if why.contains("no space left on device")), "{error}");
+}
+
+#[test]
+fn a_command_line_too_long_for_the_socket_is_told() {
+    let host = host(&[]);
+    let word = "x".repeat(100_000);
+    let words = [vec!["shell", "--"], vec![word.as_str(); 11]].concat();
+    let output = host.run(&words, b"");
+    assert_eq!(output.status.code(), Some(125));
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(text.contains("the command has 1100") && text.contains("1048576 is the limit"), "{text}");
+}
