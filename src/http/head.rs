@@ -3,6 +3,7 @@
 //! Layout: lines that end with CR LF, an empty one at the end. Read by `httparse`; a line feed alone, which that takes for a line's end,
 //! is refused before. Limits: `HEAD_MAX` bytes, `HEADERS_MAX` headers. Source: RFC 9112, sections 2 to 5.
 
+use std::borrow::Cow;
 use std::io;
 use std::str;
 
@@ -130,9 +131,17 @@ pub fn request(head: &[u8]) -> io::Result<Parsed<Request>> {
     let mut room = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut found = httparse::Request::new(&mut room);
     whole(found.parse(head.strip_prefix(b"\r\n").unwrap_or(head)))?;
-    let mut request = Request::new(found.method.unwrap_or_default(), found.path.unwrap_or_default());
+    let mut request = Request::new(found.method.unwrap_or_default(), &origin_form(found.path.unwrap_or_default()));
     request.headers = Headers::read(found.headers);
     Ok(Parsed { head: request, is_1_1: found.version == Some(1) })
+}
+
+/// A target without its scheme and host, which one for a proxy has. Source: RFC 9112, section 3.2.2: every server must take it.
+fn origin_form(target: &str) -> Cow<'_, str> {
+    let scheme = target.split_at_checked("http://".len()).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("http://"));
+    let Some((_, rest)) = scheme else { return Cow::Borrowed(target) };
+    let path = rest.find(['/', '?']).map_or("", |at| &rest[at..]);
+    if path.starts_with('/') { Cow::Borrowed(path) } else { Cow::Owned(format!("/{path}")) }
 }
 
 /// Reads the head of a response, whole and nothing behind it.
@@ -311,6 +320,22 @@ mod tests {
         let mut more = head(40);
         more.extend_from_slice(&[b'x'; HEAD_MAX]);
         assert!(matches!(length(&more, 0), Ok(Some(40))), "what follows is no part of it");
+    }
+
+    #[test]
+    fn a_target_may_name_its_host() {
+        for (target, path, query) in [
+            ("http://h/a?b=c", "/a", "b=c"),
+            ("HTTP://h:80/a/b", "/a/b", ""),
+            ("http://h", "/", ""),
+            ("http://h?x=/", "/", "x=/"),
+            ("https://h/a", "https://h/a", ""),
+            ("/http://h/", "/http://h/", ""),
+            ("http:/", "http:/", ""),
+        ] {
+            let found = read(format!("GET {target} HTTP/1.1\r\n\r\n").as_bytes()).expect("a head").head;
+            assert_eq!((found.path.as_str(), found.query.as_str()), (path, query), "{target}");
+        }
     }
 
     #[test]
