@@ -5,19 +5,26 @@
 mod service;
 mod support;
 
-use std::io::{self, Read, Write};
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{ChildStderr, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use lodger::metadata::actions::Store;
+use lodger::metadata::actions::{Store, Timers};
+use lodger::metadata::host::CONNECTIONS_MAX;
 use lodger::metadata::service::{ArtifactError, Service};
 use lodger::metaservice::{Action, Kind};
 use lodger::stream::Stream;
+use lodger::sys::{fd, signal};
 
-use service::Host;
-use support::{PATIENCE, pause, wait_until};
+use service::{Host, Process};
+use support::{Folder, PATIENCE, pause, wait_until};
 
 /// A service in this process, and what its callback was called with.
 struct Rig {
@@ -27,10 +34,15 @@ struct Rig {
 
 impl Rig {
     fn new(command: &[String]) -> Rig {
+        Rig::with_timers(command, Timers::default())
+    }
+
+    fn with_timers(command: &[String], timers: Timers) -> Rig {
         let results: Arc<Mutex<Vec<bool>>> = Arc::default();
         let seen = Arc::clone(&results);
         let callback = Box::new(move |success| seen.lock().expect("results").push(success));
         let service = Service::new(command, &[], Box::new(io::sink()), callback).expect("a service");
+        let service = service.with_timers(timers);
         Rig { service: Arc::new(service), results }
     }
 
@@ -87,7 +99,7 @@ fn whoever_repeats_a_result_does_not_announce_it_before_its_answer() {
 }
 
 /// A connection of a guest, or of a command.
-fn connect(path: &std::path::Path) -> UnixStream {
+fn connect(path: &Path) -> UnixStream {
     let peer = UnixStream::connect(path).expect("the host listens");
     peer.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     peer
@@ -140,7 +152,7 @@ fn a_command_that_was_cancelled_does_not_reach_the_guest() {
 fn one_who_only_says_no_more_still_gets_an_answer() {
     let host = host(&[]);
     let mut half_closed = command(&host, r#"{"do":"kill"}"#);
-    half_closed.shutdown(std::net::Shutdown::Write).expect("a shutdown");
+    half_closed.shutdown(Shutdown::Write).expect("a shutdown");
     let mut guest = connect(&host.socket());
     let action = poll(&mut guest);
     reply(&mut guest, &action, "", b"");
@@ -224,4 +236,205 @@ fn a_command_line_too_long_for_the_socket_is_told() {
     assert_eq!(output.status.code(), Some(125));
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(text.contains("the command has 1100") && text.contains("1048576 is the limit"), "{text}");
+}
+
+/// A host that can be heard.
+struct Heard {
+    process: Process,
+    said: BufReader<ChildStderr>,
+    folder: Folder,
+}
+
+impl Heard {
+    fn start(options: &[&str], stdout: impl Into<Stdio>) -> Heard {
+        let folder = Folder::new();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lodger"));
+        command.args(["metadata", "serve"]);
+        if !options.contains(&"--listen") {
+            command.arg("--listen").arg(format!("unix:{}", folder.path("guest").display()));
+        }
+        command.args(options).args(["--", "true"]).stdin(Stdio::null()).stdout(stdout).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a host");
+        let said = BufReader::new(child.stderr.take().expect("a pipe"));
+        Heard { process: Process(child), said, folder }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("text");
+        line
+    }
+
+    fn guest(&self) -> UnixStream {
+        connect(&self.folder.path("guest"))
+    }
+
+    /// Its exit status, and all else that it says.
+    fn finish(mut self) -> (Option<i32>, String) {
+        let code = self.process.wait().code();
+        let mut rest = String::new();
+        self.said.read_to_string(&mut rest).expect("text");
+        (code, rest)
+    }
+}
+
+fn succeed(guest: &mut UnixStream) {
+    request(guest, "PUT", "/engine/v1/success", "", b"");
+    assert!(response(guest).0.starts_with("HTTP/1.1 200 "));
+}
+
+#[test]
+fn a_log_that_is_lost_is_told_once_and_counts_as_our_error() {
+    let (rd, closed) = fd::pipe().expect("a pipe");
+    drop(rd);
+    let full = Heard::start(&["--log", "/dev/full"], Stdio::null());
+    for (mut host, why) in
+        [(full, "log /dev/full: no space left on device"), (Heard::start(&[], closed), "log stdout: broken pipe")]
+    {
+        assert!(host.line().contains("waiting for a guest at unix:"));
+        let mut guest = host.guest();
+        for _ in 0..2 {
+            request(&mut guest, "POST", "/engine/v1/log", "", b"hello");
+            assert!(response(&mut guest).0.starts_with("HTTP/1.1 500 "));
+            guest = host.guest();
+        }
+        succeed(&mut guest);
+        let (code, said) = host.finish();
+        assert_eq!((code, said.matches(why).count()), (Some(125), 1), "{said}");
+    }
+}
+
+#[test]
+fn a_log_waits_for_a_stdout_that_would_not() {
+    let (rd, wr) = fd::pipe().expect("a pipe");
+    fd::never_block(wr.as_fd()).expect("a flag");
+    let mut host = Heard::start(&[], wr);
+    host.line();
+    let mut guest = host.guest();
+    let reader = thread::spawn(move || {
+        // The pipe is full before anybody reads.
+        pause(Duration::from_millis(300));
+        let mut all = Vec::new();
+        File::from(rd).read_to_end(&mut all).expect("a log");
+        all.len()
+    });
+    request(&mut guest, "POST", "/engine/v1/log", "", &vec![b'x'; 300_000]);
+    assert!(response(&mut guest).0.starts_with("HTTP/1.1 200 "));
+    succeed(&mut guest);
+    assert_eq!(host.finish().0, Some(0));
+    assert_eq!(reader.join().expect("an end"), 300_000);
+}
+
+#[test]
+fn an_interrupt_behind_the_result_keeps_it_and_ends_the_lingering() {
+    for (path, code) in [("success", 0), ("failed", 1)] {
+        let mut host = Heard::start(&["--linger", "600"], Stdio::null());
+        host.line();
+        let mut guest = host.guest();
+        request(&mut guest, "PUT", &format!("/engine/v1/{path}"), "", b"");
+        response(&mut guest);
+        pause(Duration::from_millis(50));
+        host.process.signal(signal::SIGINT);
+        assert_eq!(host.finish().0, Some(code));
+    }
+}
+
+#[test]
+fn a_hang_up_kills_the_task_as_an_interrupt_does() {
+    let mut host = Heard::start(&[], Stdio::null());
+    host.line();
+    let mut guest = host.guest();
+    request(&mut guest, "GET", "/engine/v1/ping", "", b"");
+    response(&mut guest);
+    host.process.signal(signal::SIGHUP);
+    let action = poll(&mut guest);
+    assert_eq!(action.kind, Kind::KillProcess);
+    reply(&mut guest, &action, "", b"");
+    request(&mut guest, "PUT", "/engine/v1/failed", "", b"");
+    response(&mut guest);
+    assert_eq!(host.finish().0, Some(1));
+}
+
+#[test]
+fn a_host_that_cannot_begin_touches_and_says_nothing_before() {
+    let folder = Folder::new();
+    let (log, file) = (folder.path("log"), folder.path("file"));
+    fs::write(&log, "precious").and_then(|()| fs::write(&file, "")).expect("files");
+    let (log_text, file) = (log.display().to_string(), format!("unix:{}", file.display()));
+    let address = format!("unix:{}", folder.path("guest").display());
+    for options in [
+        &["--listen", file.as_str(), "--log", &log_text][..],
+        &["--listen", &address, "--control", &file, "--log", &log_text],
+        &["--listen", "127.0.0.1", "--log", &log_text],
+        &["--listen", &address, "--from", "10.0.0.0/8", "--log", &log_text],
+    ] {
+        let (code, said) = Heard::start(options, Stdio::null()).finish();
+        assert!(code == Some(125) && !said.contains("waiting"), "{said}");
+        assert_eq!(fs::read_to_string(&log).expect("a file"), "precious", "{options:?}");
+    }
+}
+
+#[test]
+fn the_first_guest_and_each_stranger_are_told_of() {
+    let mut host = Heard::start(&["--listen", "127.0.0.1:0", "--from", "::ffff:10.0.0.0/104"], Stdio::null());
+    let line = host.line();
+    let address = line.trim_end().rsplit(' ').next().expect("an address").to_owned();
+    let ask = |address: &str| {
+        let mut peer = TcpStream::connect(address).expect("a connection");
+        peer.write_all(b"GET /engine/v1/ping HTTP/1.1\r\nConnection: close\r\n\r\n").expect("a request");
+        let mut text = String::new();
+        peer.read_to_string(&mut text).expect("a response");
+        text
+    };
+    assert!((0..3).all(|_| ask(&address).starts_with("HTTP/1.1 403 ")));
+    host.process.signal(signal::SIGTERM);
+    let (_, said) = host.finish();
+    assert_eq!(said.matches("refused 127.0.0.1: ").count(), 1, "{said}");
+    let mut host = Heard::start(&["--listen", "127.0.0.1:0"], Stdio::null());
+    let line = host.line();
+    let address = line.trim_end().rsplit(' ').next().expect("an address").to_owned();
+    assert!((0..3).all(|_| ask(&address).starts_with("HTTP/1.1 200 ")));
+    host.process.signal(signal::SIGTERM);
+    let (_, said) = host.finish();
+    assert_eq!(said.matches("guest at 127.0.0.1").count(), 1, "{said}");
+}
+
+#[test]
+fn connections_that_rest_make_room_for_newer_ones() {
+    let host = host(&[]);
+    let mut silent: Vec<UnixStream> = (0..CONNECTIONS_MAX).map(|_| connect(&host.socket())).collect();
+    let start = Instant::now();
+    for _ in 0..3 {
+        let mut guest = connect(&host.socket());
+        request(&mut guest, "GET", "/engine/v1/ping", "", b"");
+        assert!(response(&mut guest).0.starts_with("HTTP/1.1 200 "));
+        silent.push(guest);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(silent[0].read(&mut [0; 1]).expect("an end"), 0, "the oldest went first");
+    request(&mut silent[CONNECTIONS_MAX - 1], "GET", "/engine/v1/ping", "", b"");
+    assert!(response(&mut silent[CONNECTIONS_MAX - 1]).0.starts_with("HTTP/1.1 200 "), "the youngest have stayed");
+}
+
+#[test]
+fn a_connection_must_begin_soon_and_a_head_must_end_soon() {
+    let short = Duration::from_millis(80);
+    let rig = Rig::with_timers(&[], Timers { first: short, head: short, ..Timers::default() });
+    let mut silent = rig.connect();
+    assert_eq!(silent.read(&mut [0; 1]).expect("an end"), 0);
+    let mut guest = rig.connect();
+    request(&mut guest, "GET", "/engine/v1/ping", "", b"");
+    response(&mut guest);
+    pause(3 * short);
+    request(&mut guest, "GET", "/engine/v1/ping", "", b"");
+    assert!(response(&mut guest).0.starts_with("HTTP/1.1 200 "), "between requests there is more time");
+    guest.write_all(b"GET /engine").expect("the host reads");
+    assert_eq!(guest.read(&mut [0; 1]).expect("an end"), 0);
+}
+
+#[test]
+fn a_guest_that_never_comes_is_told_as_such() {
+    let rig = Rig::with_timers(&[], Timers { poll: Duration::from_millis(1000), ..Timers::default() });
+    let error = rig.service.exec_shell(&[], false).err().expect("nobody is there");
+    assert_eq!(error.to_string(), "no guest has asked for work within 1 s");
 }

@@ -1,14 +1,18 @@
 //! The metadata service: both of its sides.
 
+use std::ffi::OsString;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
 
 use crate::cli::guest::log_to_stderr;
-use crate::cli::metadata_host::{SUBCOMMANDS, Subcommand};
-use crate::cli::metadata_relay::RELAY;
-use crate::cli::{Command, Failure, OUR_ERROR, seconds, text};
+use crate::cli::metadata_commands::{kill, list, shell};
+use crate::cli::metadata_get::get;
+use crate::cli::metadata_host::serve;
+use crate::cli::metadata_relay::relay;
+use crate::cli::{Command, Failure, OUR_ERROR, explain, seconds, text};
 use crate::proto::metadata::{self, Config, Ended, HOST};
 use crate::sys::{errno, fd, process, signal};
 
@@ -49,17 +53,24 @@ metadata run` does), and prints its log as it comes.
   --env K=V    a variable of the task's environment; may be repeated
   --log F      write the log to the file F, or to stdout (-, the default)
   --from NET   accept only guests with an address in IP/BITS; may be repeated. Others get 403.
+               Not with unix:, whose guests have none
   --control A  unix:PATH: carry out commands from there while the task runs
   --linger S   stay S seconds behind the result for commands (default 0). Those that are being
                carried out, and shells that are open, are waited for in any case.
 
-Exit status of serve: 0 or 1 by the task's result, 125 for errors of lodger itself. An interrupt
-kills the task and makes it 1; a second one does not wait for the guest.
+Exit status of serve: 0 or 1 by the task's result, 125 for errors of lodger itself, and when a
+part of the log could not be written. SIGINT, SIGTERM or SIGHUP kills the task and makes it 1; a
+second one does not wait for the guest. Behind the result one ends the lingering, and it stays.
 
 get, ls, shell and kill are such commands; the socket is that of --control, or of the environment
-variable LODGER_METADATA_CONTROL. get fetches a file, ls lists the files below a folder, kill ends
-the task's command, and shell runs COMMAND or the guest's shell, on a terminal with -t: its exit
-status is 0 or 1 as the protocol has no other, and 130 when it was interrupted.
+variable LODGER_METADATA_CONTROL. get fetches a file, ls lists the files below a folder, and kill
+ends the task's command. A file that get writes takes the place of LOCAL when it is there whole,
+with the mode of what was there; a pipe or device is written to; - is stdout. Their exit status is
+0, or 125 when it was not done; get that was interrupted leaves nothing, with 128 + signal.
+
+shell runs COMMAND or the guest's shell, on a terminal with -t. Its exit status is 0 or 1 as the
+protocol has no other, 130 when it was interrupted, and 125 when it could not be opened, was lost,
+or had output that could not be written.
 
 relay joins stdin and stdout to the socket of serve, for one connection of QEMU's guestfwd
 (-netdev user,...,guestfwd=tcp:169.254.169.254:80-cmd:...); `lodger vm --metadata` does all of it.
@@ -67,16 +78,26 @@ relay joins stdin and stdout to the socket of serve, for one connection of QEMU'
     run: dispatch,
 };
 
-/// The guest's subcommand; those of the host are beside it.
-const RUN: Subcommand = ("run", run);
+/// A subcommand's name, and what it does.
+type Subcommand = (&'static str, fn(Parser) -> Result<ExitCode, Failure>);
+
+const SUBCOMMANDS: [Subcommand; 7] =
+    [("run", run), ("serve", serve), ("get", get), ("ls", list), ("shell", shell), ("kill", kill), ("relay", relay)];
 
 fn dispatch(mut parser: Parser) -> Result<ExitCode, Failure> {
-    let all = || [RUN].into_iter().chain(SUBCOMMANDS).chain([RELAY]);
-    let names = || all().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+    let names = || SUBCOMMANDS.map(|(name, _)| name).join(", ");
     let Some(argument) = parser.next()? else { return Err(Failure::new(format!("one of {} is wanted", names()))) };
     let Arg::Value(name) = argument else { return Err(argument.unexpected().into()) };
-    match all().find(|(known, _)| name == *known) {
-        Some((_, run)) => run(parser),
+    match SUBCOMMANDS.iter().find(|(known, _)| name == *known) {
+        Some((_, run)) => {
+            let rest: Vec<OsString> = parser.raw_args()?.collect();
+            // Only in front of the first word that is no option: behind it they may be a program's own.
+            let mut ours = rest.iter().take_while(|word| word.as_bytes().starts_with(b"-") && *word != "--");
+            if ours.any(|word| word == "--help" || word == "-h") {
+                return explain(&METADATA);
+            }
+            run(Parser::from_args(rest))
+        }
         None => Err(Failure::new(format!("{}: there are only {}", name.to_string_lossy(), names()))),
     }
 }

@@ -1,39 +1,25 @@
-//! The host's side of the metadata service: one task for one guest, and what one may want of that guest meanwhile.
+//! The host's side of the metadata service: one task for one guest.
 
-use std::env;
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 
-use crate::cli::terminal::{self, Raw};
-use crate::cli::{Failure, listing, no_more, seconds, text};
-use crate::metadata::control::{Control, Error};
-use crate::metadata::listener::{self, Host, Listener, Network};
+use crate::cli::metadata_commands::socket;
+use crate::cli::output::Log;
+use crate::cli::{Failure, OUR_ERROR, seconds, text};
+use crate::metadata::host::{self, Host, News};
+use crate::metadata::listener::{Listener, Network};
 use crate::metadata::service::Service;
-use crate::metadata::shell::{Ending, Order, Wires};
+use crate::sys::errno;
 use crate::sys::fd;
-use crate::sys::signal::{self, SIGHUP, SIGINT, SIGTERM, SIGWINCH};
-use crate::sys::{errno, tty};
+use crate::sys::signal::{self, SIGHUP, SIGINT, SIGTERM};
 use crate::transport::unix;
-
-/// A subcommand's name, and what it does.
-pub type Subcommand = (&'static str, fn(Parser) -> Result<ExitCode, Failure>);
-
-pub const SUBCOMMANDS: [Subcommand; 5] =
-    [("serve", serve), ("get", get), ("ls", list), ("shell", shell), ("kill", kill)];
-
-/// The variable that names the socket for commands.
-const CONTROL: &str = "LODGER_METADATA_CONTROL";
-
-/// Exit status of a shell that we have ended.
-const INTERRUPTED: u8 = 130;
 
 /// What `serve` is told.
 #[derive(Default)]
@@ -47,7 +33,7 @@ struct Request {
     command: Vec<String>,
 }
 
-fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
+pub fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
     let mut request = Request::default();
     while let Some(argument) = parser.next()? {
         match argument {
@@ -75,25 +61,35 @@ fn host(request: Request) -> Result<ExitCode, Failure> {
     if request.command.is_empty() {
         return Err(Failure::new("the command of the task is missing"));
     }
-    let log: Box<dyn Write + Send> = match &request.log {
-        None => Box::new(io::stdout()),
-        Some(path) => Box::new(File::create(path).map_err(|error| about(path, &error))?),
-    };
-    let signals = signal::into_pipe(&[SIGINT, SIGTERM]).map_err(system)?;
+    if !request.from.is_empty() && address.starts_with("unix:") {
+        return Err(Failure::new(format!("--from names networks, and who comes to {address} has no address")));
+    }
+    let signals = signal::into_pipe(&[SIGINT, SIGTERM, SIGHUP]).map_err(system)?;
     let listener = Listener::open(&address).map_err(|error| listening(&address, &error))?;
     let control = request.control.as_deref().map(|path| {
         unix::Listener::open(path, 0o600, None).map_err(|error| listening(&path.display().to_string(), &error))
     });
-    let bell = listener::bell().map_err(system)?;
+    let control = control.transpose()?;
+    let bell = host::bell().map_err(system)?;
     let wake = Arc::clone(&bell.1);
     let resolved = Box::new(move |_| drop(fd::write(wake.as_fd(), b"x")));
-    let service = Arc::new(Service::new(&request.command, &request.env, log, resolved).map_err(system)?);
+    // Behind what may be in use: then another one is running, and that may be its log.
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let log = Log::open("metadata", request.log.as_deref(), &is_lost)?;
+    let service = Service::new(&request.command, &request.env, Box::new(log), resolved).map_err(system)?;
     let shown = listener.address().map_or(address, |address| address.to_string());
     let _ = writeln!(io::stderr(), "lodger metadata: waiting for a guest at {shown}");
-    let (from, linger) = (request.from, request.linger);
-    let host = Host { service, listener, from, control: control.transpose()?, linger, bell };
-    let success = host.run(&signals).map_err(system)?;
-    Ok(ExitCode::from(u8::from(!success)))
+    let (service, from, linger) = (Arc::new(service), request.from, request.linger);
+    let success = Host { service, listener, from, control, linger, bell, tell }.run(&signals).map_err(system)?;
+    Ok(ExitCode::from(if is_lost.load(Ordering::SeqCst) { OUR_ERROR } else { u8::from(!success) }))
+}
+
+fn tell(news: News) {
+    let _ = match news {
+        News::Guest(Some(ip)) => writeln!(io::stderr(), "lodger metadata: guest at {ip}"),
+        News::Guest(None) => writeln!(io::stderr(), "lodger metadata: a guest has connected"),
+        News::Refused(ip) => writeln!(io::stderr(), "lodger metadata: refused {ip}: in no network of --from"),
+    };
 }
 
 fn variable(text: String) -> Result<(String, String), Failure> {
@@ -106,187 +102,6 @@ fn network(text: &str) -> Result<Network, Failure> {
     text.parse().map_err(|error| Failure::new(format!("--from {text}: {error}")))
 }
 
-/// The path in `unix:PATH`.
-pub fn socket(value: &OsString) -> Result<PathBuf, Failure> {
-    let path = value.to_str().and_then(|text| text.strip_prefix("unix:")).filter(|path| !path.is_empty());
-    path.map(PathBuf::from)
-        .ok_or_else(|| Failure::new(format!("control socket {}: unix:PATH wanted", value.to_string_lossy())))
-}
-
-pub fn about(path: &Path, error: &io::Error) -> Failure {
-    Failure::new(format!("{}: {}", path.display(), errno::describe(error)))
-}
-
 pub fn listening(address: &str, error: &io::Error) -> Failure {
     Failure::new(format!("listen on {address}: {}", errno::describe(error)))
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        match error {
-            Error::NotFound => Failure::new("the guest has no such file or folder"),
-            Error::Service(why) => Failure::new(why),
-            Error::Connection(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Failure::new("the service has ended")
-            }
-            Error::Connection(error) => Failure::new(format!("control socket: {}", errno::describe(&error))),
-            Error::Local(error) => Failure::new(errno::describe(&error)),
-        }
-    }
-}
-
-/// Options and words of a command for a running service.
-#[derive(Default)]
-struct Words {
-    control: Option<PathBuf>,
-    terminal: bool,
-    words: Vec<OsString>,
-}
-
-impl Words {
-    fn read(mut parser: Parser, takes_program: bool) -> Result<Words, Failure> {
-        let mut found = Words::default();
-        while let Some(argument) = parser.next()? {
-            match argument {
-                Arg::Long("control") => found.control = Some(socket(&parser.value()?)?),
-                Arg::Short('t') if takes_program => found.terminal = true,
-                Arg::Value(word) => {
-                    found.words.push(word);
-                    if takes_program {
-                        found.words.extend(parser.raw_args()?);
-                    }
-                }
-                other => return Err(other.unexpected().into()),
-            }
-        }
-        no_more(&mut parser)?;
-        Ok(found)
-    }
-
-    fn texts(&mut self) -> Result<Vec<String>, Failure> {
-        self.words.drain(..).map(text).collect()
-    }
-
-    fn connect(&self) -> Result<Control, Failure> {
-        let from_environment = || env::var_os(CONTROL).filter(|value| !value.is_empty());
-        let path = match (&self.control, from_environment()) {
-            (Some(path), _) => path.clone(),
-            (None, Some(value)) => socket(&value)?,
-            (None, None) => return Err(Failure::new(format!("--control unix:PATH is missing, and {CONTROL} unset"))),
-        };
-        Control::connect(&path)
-            .map_err(|error| Failure::new(format!("connect to {}: {}", path.display(), errno::describe(&error))))
-    }
-}
-
-fn get(parser: Parser) -> Result<ExitCode, Failure> {
-    let mut words = Words::read(parser, false)?;
-    let [remote, local] = <[OsString; 2]>::try_from(std::mem::take(&mut words.words))
-        .map_err(|_| Failure::new("get wants the guest's path, and one of ours or -"))?;
-    let (remote, local) = (text(remote)?, PathBuf::from(local));
-    let named = |failure: Failure| Failure { text: format!("get {remote}: {}", failure.text), ..failure };
-    if local == Path::new("-") {
-        let temporary = env::temp_dir().join(format!(".lodger-metadata-{}", std::process::id()));
-        let mut file = create(&temporary)?;
-        fs::remove_file(&temporary).map_err(|error| about(&temporary, &error))?;
-        words.connect()?.get(&remote, &mut file).map_err(|error| named(error.into()))?;
-        io::Seek::rewind(&mut file)?;
-        let mut out = io::stdout().lock();
-        io::copy(&mut file, &mut out)?;
-        out.flush()?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let control = words.connect()?;
-    let target = if local.is_dir() { local.join(last_name(&remote)?) } else { local };
-    let temporary = beside(&target);
-    let mut file = create(&temporary)?;
-    let fetched = control.get(&remote, &mut file).map_err(|error| named(error.into()));
-    let result = fetched.and_then(|()| fs::rename(&temporary, &target).map_err(|error| about(&target, &error)));
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    result.map(|()| ExitCode::SUCCESS)
-}
-
-fn create(path: &Path) -> Result<File, Failure> {
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
-    file.map_err(|error| about(path, &error))
-}
-
-/// The name that a file has in its folder, on whatever system.
-fn last_name(remote: &str) -> Result<&str, Failure> {
-    let name = remote.rsplit(['/', '\\']).next().filter(|name| !matches!(*name, "" | "." | ".."));
-    name.ok_or_else(|| Failure::new(format!("get {remote}: this is no name for a file; say which")))
-}
-
-/// A name for a file that is not complete.
-fn beside(target: &Path) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(target.file_name().unwrap_or_default());
-    name.push(format!(".{}", std::process::id()));
-    target.with_file_name(name)
-}
-
-fn list(parser: Parser) -> Result<ExitCode, Failure> {
-    let mut words = Words::read(parser, false)?;
-    let [folder] = <[String; 1]>::try_from(words.texts()?).map_err(|_| Failure::new("ls wants one folder"))?;
-    let failed = |error: Error| {
-        let failure = Failure::from(error);
-        Failure { text: format!("ls {folder}: {}", failure.text), ..failure }
-    };
-    let names = words.connect()?.list(&folder).map_err(failed)?;
-    let mut out = io::stdout().lock();
-    for name in names {
-        listing::write_name(&mut out, name.as_bytes())?;
-        out.write_all(b"\n")?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn kill(parser: Parser) -> Result<ExitCode, Failure> {
-    let words = Words::read(parser, false)?;
-    if !words.words.is_empty() {
-        return Err(Failure::new("kill takes no words: there is only one command in the guest"));
-    }
-    words.connect()?.kill()?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn shell(parser: Parser) -> Result<ExitCode, Failure> {
-    let mut words = Words::read(parser, true)?;
-    let command = words.texts()?;
-    let mut shell = words.connect()?.shell(&command, words.terminal)?;
-    let system = |error: io::Error| Failure::new(format!("shell: {}", errno::describe(&error)));
-    let signals = signal::into_pipe(&[SIGINT, SIGTERM, SIGHUP, SIGWINCH]).map_err(system)?;
-    let raw = if words.terminal { Raw::enter().map_err(system)? } else { None };
-    if words.terminal {
-        shell.resize(terminal::window());
-    }
-    let mut waiting = Vec::new();
-    let mut next = || {
-        if waiting.is_empty() {
-            waiting = signal::take(&signals);
-        }
-        Some(match waiting.pop()? {
-            SIGWINCH => Order::Resize(tty::window(io::stdout().as_fd()).unwrap_or_else(|_| terminal::window())),
-            _ => Order::Abort,
-        })
-    };
-    let (stdin, stdout, stderr) = (io::stdin(), io::stdout(), io::stderr());
-    let wires = Wires {
-        stdin: Some(stdin.as_fd()),
-        stdout: stdout.as_fd(),
-        stderr: stderr.as_fd(),
-        orders: Some((signals.as_fd(), &mut next)),
-    };
-    let ending = shell.run(wires);
-    drop(raw);
-    match ending.map_err(system)? {
-        Ending::Succeeded => Ok(ExitCode::SUCCESS),
-        Ending::Failed => Ok(ExitCode::FAILURE),
-        Ending::Aborted => Err(Failure::silent(INTERRUPTED)),
-        Ending::Lost(error) => {
-            Err(Failure::new(format!("the shell's connection is lost: {}", errno::describe(&error))))
-        }
-    }
 }

@@ -13,12 +13,9 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 
-use crate::cli::metadata_host::Subcommand;
 use crate::cli::{Failure, no_more};
 use crate::sys::{errno, fd};
 use crate::transport::unix;
-
-pub const RELAY: Subcommand = ("relay", relay);
 
 /// Bytes that are under way in one direction at most.
 const BLOCK: usize = 64 << 10;
@@ -26,7 +23,7 @@ const BLOCK: usize = 64 << 10;
 /// How long the guest may still send when the service has ended its side. It does so to close in order, and nobody wants what comes.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-fn relay(parser: Parser) -> Result<ExitCode, Failure> {
+pub fn relay(parser: Parser) -> Result<ExitCode, Failure> {
     run(parser)
         .map_err(|failure| if stderr_is_the_guests() { Failure { text: String::new(), ..failure } } else { failure })
 }

@@ -24,9 +24,15 @@ mod listing;
 #[cfg(feature = "metadata")]
 mod metadata;
 #[cfg(feature = "metadata")]
+mod metadata_commands;
+#[cfg(feature = "metadata")]
+mod metadata_get;
+#[cfg(feature = "metadata")]
 mod metadata_host;
 #[cfg(feature = "metadata")]
 mod metadata_relay;
+#[cfg(feature = "metadata")]
+mod output;
 mod ping;
 mod replay;
 mod target;

@@ -2,22 +2,25 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use lexopt::Parser;
 
 use crate::cli::exec::{Request, TIMED_OUT};
-use crate::cli::metadata_host::{about, listening, socket};
-use crate::cli::{Failure, seconds, text};
-use crate::metadata::listener::{self, Host, Listener};
+use crate::cli::metadata_commands::socket;
+use crate::cli::metadata_host::listening;
+use crate::cli::output::Log;
+use crate::cli::{Failure, OUR_ERROR, seconds, text};
+use crate::metadata::host::{self, Host};
+use crate::metadata::listener::Listener;
 use crate::metadata::service::Service;
 use crate::mkinitramfs::Image;
 use crate::sys::fd::{self, PollSet};
@@ -133,27 +136,27 @@ pub struct Task {
 /// Boots the guest, and stays until the task has its result.
 pub fn run(machine: &Machine, image: Image, task: Task, signals: &OwnedFd) -> Result<ExitCode, Failure> {
     let start = Instant::now();
-    let log: Box<dyn Write + Send> = match &task.log {
-        None => Box::new(io::stdout()),
-        Some(path) => Box::new(File::create(path).map_err(|error| about(path, &error))?),
-    };
     let listen = |path: &PathBuf| {
         unix::Listener::open(path, 0o600, None).map_err(|error| listening(&path.display().to_string(), &error))
     };
     let control = task.control.as_ref().map(listen).transpose()?;
-    let bell = listener::bell().map_err(system)?;
+    let bell = host::bell().map_err(system)?;
     let wake = Arc::clone(&bell.1);
     let resolved = Box::new(move |_| drop(fd::write(wake.as_fd(), b"x")));
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let log = Box::new(Log::open("vm", task.log.as_deref(), &is_lost)?);
     let service = Arc::new(Service::new(&task.command, &task.env, log, resolved).map_err(system)?);
     let guest = machine.start(image)?;
     // The guest needs a second at least until it comes.
     let listener = Listener::Unix(listen(&guest.service_socket())?);
-    let host = Host { service: Arc::clone(&service), listener, from: Vec::new(), control, linger: task.linger, bell };
+    let (from, linger) = (Vec::new(), task.linger);
+    let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell, tell: |_| {} };
     let host = Serving::start(host).map_err(system)?;
     let stop = Watch { guest: &guest, host: &host, service: &service, signals, start, task: &task }.run()?;
     // The guest first: what it has said is complete then.
     drop(guest);
-    let verdict = |success: bool| Ok(ExitCode::from(u8::from(!success)));
+    let code = |success: bool| if is_lost.load(Ordering::SeqCst) { OUR_ERROR } else { u8::from(!success) };
+    let verdict = |success| Ok(ExitCode::from(code(success)));
     let Some(stop) = stop else { return verdict(host.join().map_err(system)?) };
     host.end(&service);
     match (stop, service.result()) {

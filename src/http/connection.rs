@@ -260,6 +260,15 @@ impl Connection {
 
     // --- The server's side ---
 
+    /// Waits until the next request begins, or the client has closed.
+    ///
+    /// # Errors
+    /// Those of `limits`.
+    pub fn wait_for_message(&self, limits: Limits) -> io::Result<()> {
+        // Its beginning may have come with the last one, and behind the last one of all nothing is waited for.
+        if self.inbox.bytes().is_empty() && self.is_between() { limits.wait(self.watch(), fd::READ) } else { Ok(()) }
+    }
+
     /// Reads the head of the next request. `None` when no other one comes: the client has closed before it, or it or we have said that this
     /// connection ends.
     ///

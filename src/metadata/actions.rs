@@ -29,6 +29,10 @@ pub struct Timers {
     /// A connection between two requests may stay so long. Go's client closes its own after 90 s: if we were first, a request of it could
     /// be lost on the way.
     pub rest: Duration,
+    /// A new connection must begin its first request within this: a guest connects when it has one.
+    pub first: Duration,
+    /// The head of a request must be there within this of its first byte.
+    pub head: Duration,
     /// A peer must take a response within this.
     pub response: Duration,
 }
@@ -41,6 +45,8 @@ impl Default for Timers {
             reply: half_a_minute,
             idle: half_a_minute,
             rest: 4 * half_a_minute,
+            first: Duration::from_secs(10),
+            head: Duration::from_secs(10),
             response: half_a_minute,
         }
     }

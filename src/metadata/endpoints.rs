@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::PoisonError;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -27,6 +27,10 @@ const TEXT: (&str, &str) = ("Content-Type", "text/plain; charset=utf-8");
 
 /// Bytes of one read of a log or a file: a chunk of our own guest.
 const BLOCK: usize = 256 << 10;
+
+/// Names in a list. Those of a real one have more than 10 bytes, of the `RESPONSE_MAX` that there may be; of shorter ones each takes many
+/// times as much memory as it has bytes.
+pub const FILES_MAX: usize = 1_000_000;
 
 /// A status, the code that stands for it, and a text for people.
 type Refusal = (u16, &'static str, &'static str);
@@ -57,8 +61,12 @@ impl Service {
     /// Of the connection. They are nobody's fault but the guest's.
     pub fn serve_connection(&self, stream: Stream) -> io::Result<()> {
         let mut connection = Connection::over(stream)?;
+        let mut patience = self.timers.first;
         loop {
-            let request = match connection.request(self.limits().until(Instant::now() + self.timers.rest)) {
+            if !self.rest(&connection, std::mem::replace(&mut patience, self.timers.rest))? {
+                return Ok(());
+            }
+            let request = match connection.request(self.limits().until(Instant::now() + self.timers.head)) {
                 Ok(Some(request)) => request,
                 Ok(None) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -81,6 +89,14 @@ impl Service {
             }
             responded?;
         }
+    }
+
+    /// Waits for the next request; false when the connection was cut meanwhile.
+    fn rest(&self, connection: &Connection, patience: Duration) -> io::Result<bool> {
+        let number = self.rest.begin(connection.watch())?;
+        let begun = connection.wait_for_message(self.limits().until(Instant::now() + patience));
+        let is_ours = self.rest.end(number);
+        begun.map(|()| is_ours)
     }
 
     fn limits(&self) -> Limits<'_> {
@@ -237,7 +253,8 @@ impl Service {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return invalid(),
             Err(_) => return (Next::Refuse(NO_BODY), Outcome::Broken("the list of files broke off")),
         };
-        let Some(list) = std::str::from_utf8(&bytes).ok().and_then(|text| object(text).ok()) else { return invalid() };
+        let text = std::str::from_utf8(&bytes).ok().filter(|text| has_at_most(FILES_MAX, text));
+        let Some(list) = text.and_then(|text| object(text).ok()) else { return invalid() };
         match list.get("notFound") {
             Some(Value::Bool(true)) => return (Next::Respond, Outcome::NotFound),
             None | Some(Value::Null | Value::Bool(false)) => {}
@@ -277,6 +294,21 @@ impl Service {
     }
 }
 
+/// Whether a JSON text has no more items than that, in all that it holds together.
+fn has_at_most(items: usize, text: &str) -> bool {
+    let (mut commas, mut is_string, mut is_escaped) = (0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_string,
+            b'"' => is_string = !is_string,
+            b',' if !is_string => commas += 1,
+            _ => {}
+        }
+    }
+    commas < items
+}
+
 /// The key of a request that wants a WebSocket; else the status of its refusal.
 fn upgrade_key(request: &Request) -> Result<String, u16> {
     let headers = &request.headers;
@@ -296,4 +328,15 @@ fn upgrade_key(request: &Request) -> Result<String, u16> {
     }
     let key = headers.get("sec-websocket-key").filter(|key| !key.is_empty());
     key.map(str::to_owned).ok_or(400)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_are_counted_outside_of_names() {
+        assert!(has_at_most(1, r#"["a,b\",c\\"]"#) && has_at_most(2, r#"["a\\","b"]"#));
+        assert!(!has_at_most(1, r#"["a\\","b"]"#) && !has_at_most(2, r#"["a","b",""]"#));
+    }
 }

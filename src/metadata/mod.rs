@@ -6,6 +6,8 @@
 pub mod actions;
 pub mod control;
 pub mod endpoints;
+pub mod host;
 pub mod listener;
+pub mod rest;
 pub mod service;
 pub mod shell;

@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde_json::{Map, Value};
 
 use crate::metadata::actions::{Actions, Ended, Outcome, Store, Timers};
+use crate::metadata::rest::Rest;
 use crate::metadata::shell::Shell;
 use crate::metaservice::{Action, Kind};
 use crate::stream::Stream;
@@ -63,6 +64,7 @@ pub struct Service {
     pub(crate) log: Mutex<Box<dyn Write + Send>>,
     pub(crate) actions: Actions,
     pub(crate) timers: Timers,
+    pub(crate) rest: Rest,
     verdict: Mutex<Verdict>,
     asked: AtomicBool,
     /// Readable when the service has ended.
@@ -86,7 +88,8 @@ impl Service {
         let execute = format!(r#"{{"env":{},"command":{}}}"#, Value::Object(env), Value::from(command));
         let verdict = Mutex::new(Verdict { success: None, callback: Some(resolved) });
         let (log, actions, timers) = (Mutex::new(log), Actions::default(), Timers::default());
-        Ok(Service { execute, log, actions, timers, verdict, asked: AtomicBool::new(false), stop: fd::pipe()? })
+        let (rest, asked) = (Rest::default(), AtomicBool::new(false));
+        Ok(Service { execute, log, actions, timers, rest, verdict, asked, stop: fd::pipe()? })
     }
 
     /// The same with other times.

@@ -17,6 +17,9 @@ use crate::websocket::socket::{Message, Role, Socket};
 /// Bytes that wait for the connection above which no input is read.
 const WAITING_MAX: usize = 64 << 10;
 
+/// Messages that are taken before other things have their turn.
+const MESSAGES_MAX: usize = 64;
+
 /// How long the guest may take to close its connection behind the end, or to take our abort.
 const FAREWELL: Duration = Duration::from_secs(2);
 
@@ -28,6 +31,8 @@ pub enum Ending {
     Failed,
     /// We have ended it.
     Aborted,
+    /// Its output cannot be written, and we have ended it if it had not ended.
+    Unread(io::Error),
     /// The connection has gone before the end, or the guest did what it must not do.
     Lost(io::Error),
 }
@@ -57,16 +62,20 @@ pub struct Shell {
     ending: Option<Ending>,
     /// The guest closes, and we wait no longer than this.
     farewell: Option<Instant>,
+    /// Messages may be in memory, of which the descriptor says nothing.
+    has_more: bool,
 }
 
 /// An output that is gone takes everything and keeps nothing.
 struct Output {
     sink: Option<Sink>,
+    /// Why it is gone, until somebody has looked.
+    error: Option<io::Error>,
 }
 
 impl Output {
     fn to(fd: BorrowedFd) -> io::Result<Output> {
-        Ok(Output { sink: Some(Sink::new(fd)?) })
+        Ok(Output { sink: Some(Sink::new(fd)?), error: None })
     }
 
     fn queued(&self) -> usize {
@@ -81,8 +90,8 @@ impl Output {
             Some(sink) => sink.take(bytes),
             None => Ok(()),
         };
-        if result.is_err() {
-            self.sink = None;
+        if let Err(error) = result {
+            (self.sink, self.error) = (None, Some(error));
         }
         held - self.queued()
     }
@@ -96,7 +105,7 @@ impl Shell {
     pub fn over(stream: Stream, leftover: Vec<u8>) -> io::Result<Shell> {
         let socket = Socket::over(stream, Role::Server, leftover, MESSAGE_MAX)?;
         let (client, alive) = (Client::default(), Alive::new(Instant::now()));
-        Ok(Shell { socket, client, alive, ending: None, farewell: None })
+        Ok(Shell { socket, client, alive, ending: None, farewell: None, has_more: false })
     }
 
     /// Sets the size of its terminal.
@@ -104,8 +113,8 @@ impl Shell {
         self.socket.queue(Message::Binary(self.client.size(window.columns, window.rows)));
     }
 
-    /// Carries the streams until the shell has ended and its output is written. An output that is closed ends nothing: what would go there
-    /// is dropped.
+    /// Carries the streams until the shell has ended and its output is written. When the output cannot be written the shell is ended; errors
+    /// that cannot be written are dropped. An abort drops what waits for either: behind the end, too, it is how to wait no longer.
     ///
     /// # Errors
     /// Of dup(2) and poll(2).
@@ -119,6 +128,9 @@ impl Shell {
         loop {
             let now = Instant::now();
             self.keep_alive(now);
+            if let Some(error) = outputs[0].error.take() {
+                self.give_up(error);
+            }
             if self.is_over(now) {
                 if outputs.iter().all(|output| output.queued() == 0) {
                     self.socket.end();
@@ -127,47 +139,74 @@ impl Shell {
                 // The guest need not wait for whoever reads the outputs.
                 let _ = fd::shutdown(self.socket.input());
             }
-            set.clear();
-            let stdin = wires.stdin.filter(|_| self.takes_input()).map(|fd| set.watch(fd, fd::READ));
-            let orders = match &wires.orders {
-                Some((fd, _)) if self.ending.is_none() => Some(set.watch(*fd, fd::READ)),
-                _ => None,
-            };
-            let read =
-                (self.socket.wants_read() && !self.is_over(now)).then(|| set.watch(self.socket.input(), fd::READ));
-            let write =
-                (self.socket.wants_write() && !self.is_over(now)).then(|| set.watch(self.socket.output(), fd::WRITE));
-            let sinks = outputs.each_ref().map(|output| {
-                let sink = output.sink.as_ref().filter(|sink| sink.queued() > 0)?;
-                Some(set.watch(sink.watch(), fd::WRITE))
-            });
-            set.wait(self.patience(now))?;
-            for (which, (output, entry)) in outputs.iter_mut().zip(sinks).enumerate() {
-                if entry.is_some_and(|entry| set.ready(entry).writable) {
-                    let count = output.take(&[]);
-                    self.consumed(which, count);
-                }
-            }
-            if stdin.is_some_and(|entry| set.ready(entry).readable)
-                && let Some(fd) = wires.stdin
-                && !self.input(fd)
-            {
-                wires.stdin = None;
-            }
-            if orders.is_some_and(|entry| set.ready(entry).readable)
-                && let Some((_, next)) = &mut wires.orders
-            {
-                while let Some(order) = next() {
-                    self.obey(order);
-                }
-            }
-            if write.is_some_and(|entry| set.ready(entry).writable) {
-                self.flush();
-            }
-            if read.is_some_and(|entry| set.ready(entry).readable) || (read.is_none() && self.socket.wants_read()) {
-                self.receive(&mut outputs);
+            self.round(&mut set, &mut wires, &mut outputs, now)?;
+        }
+    }
+
+    fn round(
+        &mut self,
+        set: &mut PollSet,
+        wires: &mut Wires,
+        outputs: &mut [Output; 2],
+        now: Instant,
+    ) -> io::Result<()> {
+        set.clear();
+        let stdin = wires.stdin.filter(|_| self.takes_input()).map(|fd| set.watch(fd, fd::READ));
+        let orders = wires.orders.as_ref().map(|(fd, _)| set.watch(*fd, fd::READ));
+        let is_over = self.is_over(now);
+        let read = (self.socket.wants_read() && !is_over).then(|| set.watch(self.socket.input(), fd::READ));
+        let write = (self.socket.wants_write() && !is_over).then(|| set.watch(self.socket.output(), fd::WRITE));
+        let sinks = outputs.each_ref().map(|output| {
+            let sink = output.sink.as_ref().filter(|sink| sink.queued() > 0)?;
+            Some(set.watch(sink.watch(), fd::WRITE))
+        });
+        set.wait(self.patience(now))?;
+        for (which, (output, entry)) in outputs.iter_mut().zip(sinks).enumerate() {
+            if entry.is_some_and(|entry| set.ready(entry).writable) {
+                let count = output.take(&[]);
+                self.consumed(which, count);
             }
         }
+        if stdin.is_some_and(|entry| set.ready(entry).readable)
+            && let Some(fd) = wires.stdin
+            && !self.input(fd)
+        {
+            wires.stdin = None;
+        }
+        if let Some(ready) = orders.map(|entry| set.ready(entry)).filter(|ready| ready.readable) {
+            let has_come = self.take_orders(wires, outputs);
+            wires.orders = wires.orders.take_if(|_| has_come || !ready.hung_up);
+        }
+        if write.is_some_and(|entry| set.ready(entry).writable) {
+            self.flush();
+        }
+        let is_unwatched = read.is_none() && self.socket.wants_read();
+        if self.has_more || is_unwatched || read.is_some_and(|entry| set.ready(entry).readable) {
+            self.receive(outputs);
+        }
+        Ok(())
+    }
+
+    /// Does what it is told; false when there was nothing.
+    fn take_orders(&mut self, wires: &mut Wires, outputs: &mut [Output; 2]) -> bool {
+        let Some((_, next)) = &mut wires.orders else { return false };
+        let mut has_come = false;
+        while let Some(order) = next() {
+            has_come = true;
+            match order {
+                Order::Resize(window) => self.resize(window),
+                Order::Abort => {
+                    self.abort(Ending::Aborted);
+                    let is_lost = outputs.iter().any(|output| output.queued() > 0);
+                    if is_lost && matches!(self.ending, Some(Ending::Succeeded | Ending::Failed)) {
+                        self.ending = Some(Ending::Aborted);
+                    }
+                    outputs.iter_mut().for_each(|output| output.sink = None);
+                }
+            }
+            self.flush();
+        }
+        has_come
     }
 
     /// Nothing is left to do but to write outputs.
@@ -181,6 +220,7 @@ impl Shell {
 
     fn patience(&self, now: Instant) -> Option<Duration> {
         match (&self.ending, self.farewell) {
+            _ if self.has_more => Some(Duration::ZERO),
             (None, _) => Some(self.alive.deadline(now)),
             (Some(_), Some(until)) if now < until => Some(until - now),
             // Whoever reads our outputs may take as long as they like.
@@ -212,7 +252,7 @@ impl Shell {
             Err(error) => self.lose(error),
         }
         // An abort that is written is all that there was to say.
-        if matches!(self.ending, Some(Ending::Aborted)) && !self.socket.wants_write() {
+        if matches!(self.ending, Some(Ending::Aborted | Ending::Unread(_))) && !self.socket.wants_write() {
             self.farewell = None;
         }
     }
@@ -247,16 +287,24 @@ impl Shell {
         }
     }
 
-    fn obey(&mut self, order: Order) {
-        match order {
-            Order::Resize(window) => self.resize(window),
-            Order::Abort => {
-                if let Some(bytes) = self.client.abort() {
-                    self.socket.queue(Message::Binary(bytes));
-                    self.ending = Some(Ending::Aborted);
-                    self.farewell = Some(Instant::now() + FAREWELL);
-                }
-            }
+    /// Ends it; one that has ended is waited for no longer.
+    fn abort(&mut self, ending: Ending) {
+        if self.ending.is_some() {
+            self.farewell = None;
+        } else if let Some(bytes) = self.client.abort() {
+            self.socket.queue(Message::Binary(bytes));
+            self.ending = Some(ending);
+            self.farewell = Some(Instant::now() + FAREWELL);
+        }
+    }
+
+    /// The output cannot be written.
+    fn give_up(&mut self, error: io::Error) {
+        match self.ending {
+            None => self.abort(Ending::Unread(error)),
+            // That its end came first does not make up for what is lost.
+            Some(Ending::Succeeded | Ending::Failed) => self.ending = Some(Ending::Unread(error)),
+            Some(_) => {}
         }
         self.flush();
     }
@@ -272,9 +320,10 @@ impl Shell {
         self.flush();
     }
 
-    /// Takes all messages that have come.
+    /// Takes messages that have come; all of them, unless there are very many.
     fn receive(&mut self, outputs: &mut [Output; 2]) {
-        loop {
+        self.has_more = false;
+        for _ in 0..MESSAGES_MAX {
             match self.socket.receive() {
                 Ok(None) => return self.flush(),
                 Ok(Some(Message::Binary(bytes))) => self.message(&bytes, outputs),
@@ -288,6 +337,8 @@ impl Shell {
                 Err(error) => return self.lose(error),
             }
         }
+        self.has_more = true;
+        self.flush();
     }
 
     fn message(&mut self, bytes: &[u8], outputs: &mut [Output; 2]) {

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use crate::sys::check;
 
@@ -59,4 +60,23 @@ pub fn set_no_delay(fd: BorrowedFd) -> io::Result<()> {
         libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, (&raw const on).cast(), length)
     })
     .map(drop)
+}
+
+/// setsockopt(2) with SO_KEEPALIVE, TCP_KEEPIDLE, TCP_KEEPINTVL and TCP_KEEPCNT, in whole seconds: a peer that does not answer `count` times
+/// ends the connection with ETIMEDOUT. ENOPROTOOPT or ENOTSOCK for what is no TCP socket.
+pub fn set_keep_alive(fd: BorrowedFd, idle: Duration, interval: Duration, count: u32) -> io::Result<()> {
+    let seconds = |time: Duration| time.as_secs() as libc::c_int;
+    for (level, name, value) in [
+        (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, seconds(idle)),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, seconds(interval)),
+        (libc::IPPROTO_TCP, libc::TCP_KEEPCNT, count as libc::c_int),
+        (libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1),
+    ] {
+        // SAFETY: the kernel reads one integer of the size that is given.
+        check(unsafe {
+            let length = size_of::<libc::c_int>() as libc::socklen_t;
+            libc::setsockopt(fd.as_raw_fd(), level, name, (&raw const value).cast(), length)
+        })?;
+    }
+    Ok(())
 }

@@ -18,6 +18,9 @@ use crate::sys::fd;
 /// Bytes of one read, at most; `tungstenite` writes zeroes over that much room before each.
 const READ_BYTES: usize = 16 << 10;
 
+/// Reads of one `receive`. A longest message takes a few; a peer that sends fragments without end must not hold its reader.
+const READS_MAX: usize = 64;
+
 /// Bytes that wait to be written above which nothing more is read: a peer that asks and reads no answers. Far above what the peers of a
 /// shell may have under way (two streams of 64 KiB each), so that two honest ends never both stop reading.
 pub const WAITING_MAX: usize = 256 << 10;
@@ -49,10 +52,13 @@ pub enum Message {
 struct Pipes {
     stream: Stream,
     outbox: Outbox,
+    /// Reads that are left.
+    reads: usize,
 }
 
 impl Read for Pipes {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.reads = self.reads.checked_sub(1).ok_or(io::ErrorKind::WouldBlock)?;
         fd::read(self.stream.input(), into)
     }
 }
@@ -89,7 +95,7 @@ impl Socket {
             Role::Server => protocol::Role::Server,
         };
         let context = WebSocketContext::from_partially_read(leftover, role, Some(config));
-        Ok(Socket { pipes: Pipes { stream, outbox: Outbox::default() }, context, ended: false })
+        Ok(Socket { pipes: Pipes { stream, outbox: Outbox::default(), reads: 0 }, context, ended: false })
     }
 
     /// What to poll for reading, while `wants_read`.
@@ -126,6 +132,7 @@ impl Socket {
         if self.waiting() >= WAITING_MAX {
             return Ok(None);
         }
+        self.pipes.reads = READS_MAX;
         let message = match self.context.read(&mut self.pipes) {
             Ok(message) => message,
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
