@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lodger::metadata::actions::{Store, Timers};
+use lodger::metadata::endpoints::FILES_MAX;
 use lodger::metadata::host::CONNECTIONS_MAX;
 use lodger::metadata::service::{ArtifactError, Service};
 use lodger::metaservice::{Action, Kind};
@@ -411,9 +412,16 @@ fn connections_that_rest_make_room_for_newer_ones() {
         silent.push(guest);
     }
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
-    assert_eq!(silent[0].read(&mut [0; 1]).expect("an end"), 0, "the oldest went first");
-    request(&mut silent[CONNECTIONS_MAX - 1], "GET", "/engine/v1/ping", "", b"");
-    assert!(response(&mut silent[CONNECTIONS_MAX - 1]).0.starts_with("HTTP/1.1 200 "), "the youngest have stayed");
+    let mut guest = silent.pop().expect("the newest");
+    request(&mut guest, "GET", "/engine/v1/ping", "", b"");
+    assert!(response(&mut guest).0.starts_with("HTTP/1.1 200 "), "the newest has stayed");
+    // They begin to rest in any order, but before the newer ones.
+    let has_ended = |peer: &UnixStream| {
+        fd::wait_for(peer.as_fd(), fd::PEER_ENDED, Some(Duration::ZERO)).is_ok_and(|ready| ready.hung_up)
+    };
+    let ended: Vec<bool> = silent.iter().map(has_ended).collect();
+    assert_eq!(ended.iter().filter(|ended| **ended).count(), 3, "one for each");
+    assert!(!ended[CONNECTIONS_MAX..].contains(&true), "{ended:?}");
 }
 
 #[test]
@@ -437,4 +445,35 @@ fn a_guest_that_never_comes_is_told_as_such() {
     let rig = Rig::with_timers(&[], Timers { poll: Duration::from_millis(1000), ..Timers::default() });
     let error = rig.service.exec_shell(&[], false).err().expect("nobody is there");
     assert_eq!(error.to_string(), "no guest has asked for work within 1 s");
+}
+
+#[test]
+fn a_guest_of_the_network_is_asked_whether_it_is_there() {
+    let mut host = Heard::start(&["--listen", "127.0.0.1:0"], Stdio::null());
+    let line = host.line();
+    let port: u16 = line.trim_end().rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    let _guest = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+    let own = format!("0100007F:{port:04X}");
+    wait_until("a timer for keepalive runs", || {
+        let table = fs::read_to_string("/proc/net/tcp").expect("a table");
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        // Its own address, established, and the kind of its timer.
+        rows.into_iter().any(|row| row.len() > 5 && row[1] == own && row[3] == "01" && row[5].starts_with("02:"))
+    });
+    host.process.signal(signal::SIGTERM);
+}
+
+#[test]
+fn a_list_of_very_many_names_is_refused() {
+    let rig = Rig::new(&[]);
+    let service = Arc::clone(&rig.service);
+    let asked = thread::spawn(move || service.list_folder("/d"));
+    let mut guest = rig.connect();
+    let json = "Content-Type: application/json\r\n";
+    for (count, status) in [(FILES_MAX + 1, "400"), (FILES_MAX, "200")] {
+        let action = poll(&mut guest);
+        let body = format!("{{\"files\":[{}\"\"]}}", "\"\",".repeat(count - 1));
+        assert!(reply(&mut guest, &action, json, body.as_bytes()).0.starts_with(&format!("HTTP/1.1 {status} ")));
+    }
+    assert_eq!(asked.join().expect("an answer").expect("a list").len(), FILES_MAX);
 }
