@@ -125,6 +125,24 @@ fn a_shell_ends_when_its_output_cannot_be_written() {
     assert!(text(&output.stderr).contains("no space left on device"), "{}", text(&output.stderr));
 }
 
+#[test]
+fn a_signal_that_is_to_be_ignored_is() {
+    let host = Host::start("true");
+    let plain = host.command(&["get", "/remote", "-"]);
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).arg(plain.get_program()).args(plain.get_args());
+    command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?)))).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("get");
+    let mut said = [0; 200];
+    let count = child.stderr.as_mut().expect("a pipe").read(&mut said).expect("a hint");
+    assert!(text(&said[..count]).contains("still waiting"));
+    signal::send(child.id() as i32, signal::SIGHUP).expect("a signal");
+    pause(Duration::from_millis(100));
+    assert!(child.try_wait().expect("our child").is_none(), "it goes on");
+    signal::send(child.id() as i32, signal::SIGTERM).expect("a signal");
+    assert_eq!(output_within(child, PATIENCE).status.code(), Some(143));
+}
+
 /// A guest that has taken the shell, and says nothing yet.
 fn taken(host: &Host) -> UnixStream {
     let mut guest = UnixStream::connect(host.socket()).expect("the host listens");

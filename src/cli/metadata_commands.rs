@@ -35,6 +35,12 @@ pub fn socket(value: &OsString) -> Result<PathBuf, Failure> {
         .ok_or_else(|| Failure::new(format!("control socket {}: unix:PATH wanted", value.to_string_lossy())))
 }
 
+/// Those signals that whoever started us has not told us to ignore, as nohup(1) does.
+pub fn heeded(signals: &[i32]) -> Vec<i32> {
+    let ignored = signal::not_default();
+    signals.iter().copied().filter(|signal| ignored >> (signal - 1) & 1 == 0).collect()
+}
+
 /// Why a command, which is named in front, has failed.
 pub fn failed(what: &str, error: &Error) -> Failure {
     let why = match error {

@@ -13,7 +13,7 @@ use std::{env, thread};
 
 use lexopt::Parser;
 
-use crate::cli::metadata_commands::{Words, failed};
+use crate::cli::metadata_commands::{Words, failed, heeded};
 use crate::cli::output::Output;
 use crate::cli::{Failure, text};
 use crate::metadata::control::{self as metadata, Control};
@@ -161,7 +161,7 @@ struct Kept {
 
 impl Kept {
     fn watched() -> io::Result<Kept> {
-        let signals = signal::into_pipe(&[SIGINT, SIGTERM, SIGHUP])?;
+        let signals = signal::into_pipe(&heeded(&[SIGINT, SIGTERM, SIGHUP]))?;
         let kept = Kept { path: Arc::default() };
         let path = Arc::clone(&kept.path);
         thread::Builder::new().spawn(move || {

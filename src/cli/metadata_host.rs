@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 
-use crate::cli::metadata_commands::socket;
+use crate::cli::metadata_commands::{heeded, socket};
 use crate::cli::output::Log;
 use crate::cli::{Failure, OUR_ERROR, seconds, text};
 use crate::metadata::host::{self, Host, News};
@@ -64,7 +64,9 @@ fn host(request: Request) -> Result<ExitCode, Failure> {
     if !request.from.is_empty() && address.starts_with("unix:") {
         return Err(Failure::new(format!("--from names networks, and who comes to {address} has no address")));
     }
-    let signals = signal::into_pipe(&[SIGINT, SIGTERM, SIGHUP]).map_err(system)?;
+    // Scripts start it in the background, where shells ignore SIGINT, and mean one that they send.
+    let signals = [vec![SIGINT, SIGTERM], heeded(&[SIGHUP])].concat();
+    let signals = signal::into_pipe(&signals).map_err(system)?;
     let listener = Listener::open(&address).map_err(|error| listening(&address, &error))?;
     let control = request.control.as_deref().map(|path| {
         unix::Listener::open(path, 0o600, None).map_err(|error| listening(&path.display().to_string(), &error))
