@@ -83,6 +83,8 @@ const ROWS: &[Row] = &[
     #[cfg(feature = "metadata")]
     Row { what: "artifact, beside TCP", measure: metadata::artifact, must: Must::AtLeast(0.5) },
     #[cfg(feature = "metadata")]
+    Row { what: "artifact by control", measure: metadata::artifact_by_control, must: Must::AtLeast(0.5) },
+    #[cfg(feature = "metadata")]
     Row { what: "shell, cat beside TCP", measure: metadata::shell, must: Must::AtLeast(0.05) },
     Row { what: "agent RSS, idle", measure: memory::of_the_agent, must: Must::Bytes(1536 << 10) },
     Row { what: "init RSS", measure: memory::of_init, must: Must::Bytes(819 << 10) },

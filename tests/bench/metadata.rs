@@ -7,12 +7,18 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use lodger::metadata::actions::Store;
 use lodger::metadata::control::Control;
+use lodger::metadata::host::{self, Host};
+use lodger::metadata::listener::Listener;
+use lodger::metadata::service::Service;
 use lodger::metadata::shell::{Ending, Wires};
-use lodger::sys::tty;
+use lodger::sys::{fd, signal, tty};
 
 use crate::agent::Agent;
 use crate::files::MemoryFile;
@@ -175,35 +181,90 @@ pub fn log_and_no_terminal(agent: &Agent) -> Result<Measured, Skipped> {
     Ok(throughput(alternate(LOG_ROUNDS, || log_once(agent), floor), LOG_BYTES))
 }
 
+/// A host in this process, as a program has it that uses the library, and its guest. Both end with this.
+struct HostHere {
+    service: Arc<Service>,
+    guest: Child,
+    signals: OwnedFd,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl HostHere {
+    /// Its task is over at once, and it stays.
+    fn start(agent: &Agent) -> io::Result<HostHere> {
+        let listener = Listener::open("127.0.0.1:0")?;
+        let address = listener.address().expect("it has a port").to_string();
+        let bell = host::bell()?;
+        let wake = Arc::clone(&bell.1);
+        let resolved = Box::new(move |_| drop(fd::write(wake.as_fd(), b"x")));
+        let service = Arc::new(Service::new(&["true".to_owned()], &[], Box::new(io::sink()), resolved)?);
+        let (taken, signals) = fd::pipe()?;
+        let linger = Duration::from_secs(3600);
+        let host = Host {
+            service: Arc::clone(&service),
+            listener,
+            from: Vec::new(),
+            control: None,
+            linger,
+            bell,
+            tell: |_| (),
+        };
+        let run = move || {
+            let _ = host.run(&taken);
+        };
+        let mut guest = Command::new(&agent.binary);
+        let guest = guest.args(["metadata", "run", "--host", &address]).stdin(Stdio::null()).stderr(Stdio::null());
+        Ok(HostHere { service, guest: guest.spawn()?, signals, thread: Some(std::thread::spawn(run)) })
+    }
+}
+
+impl Drop for HostHere {
+    fn drop(&mut self) {
+        let _ = fd::write(self.signals.as_fd(), &[signal::SIGTERM as u8]);
+        let _ = self.thread.take().map(JoinHandle::join);
+        let _ = self.guest.kill();
+        let _ = self.guest.wait();
+    }
+}
+
 /// Counts what comes.
-#[derive(Default)]
-struct Count(u64);
+#[derive(Clone, Default)]
+struct Count(Arc<AtomicU64>);
 
 impl Store for Count {
     fn begin(&mut self) -> io::Result<()> {
-        self.0 = 0;
+        self.0.store(0, Ordering::SeqCst);
         Ok(())
     }
 
     fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.0 += bytes.len() as u64;
+        self.0.fetch_add(bytes.len() as u64, Ordering::SeqCst);
         Ok(())
     }
 }
 
-/// A file of the guest, by its host and the host's control socket, beside the same file in a bare connection: three processes of ours
-/// beside two.
+/// A file of the guest, beside the same file in a bare connection: two processes here and there.
 pub fn artifact(agent: &Agent) -> Result<Measured, Skipped> {
+    let host = HostHere::start(agent).map_err(|error| Skipped(error.to_string()))?;
+    fetched(|path, count| host.service.get_artifact(path, Box::new(count)).expect("it is there"))
+}
+
+/// The same through the host's control socket: three processes beside two, and each byte goes over a socket once more.
+pub fn artifact_by_control(agent: &Agent) -> Result<Measured, Skipped> {
+    let pair = Pair::start(agent, 3600, &["true"]);
+    fetched(|path, mut count| pair.control().get(path, &mut count).expect("it is there"))
+}
+
+fn fetched(fetch: impl Fn(&str, Count)) -> Result<Measured, Skipped> {
     let file = MemoryFile::new("artifact")?;
     file.fill()?;
     let path = file.path().to_str().expect("a path of ours");
-    let pair = Pair::start(agent, 3600, &["true"]);
     let (_partner, mut source) = over_tcp(&format!("send:{path}"));
     let mut buffer = vec![0; CHUNK];
     let ours = || {
-        let mut count = Count::default();
-        pair.control().get(path, &mut count).expect("the guest has it");
-        assert_eq!(count.0, FILE_BYTES);
+        let count = Count::default();
+        fetch(path, count.clone());
+        assert_eq!(count.0.load(Ordering::SeqCst), FILE_BYTES);
     };
     let floor = || {
         source.write_all(&[0]).expect("the partner reads");
