@@ -20,6 +20,9 @@ pub const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often to look for more while all are being stopped. What starts others faster than that is killed later.
 const STOP_ROUNDS: usize = 16;
 
+/// How often to look for more while all are being killed: what was started between the look and the signal.
+const KILL_ROUNDS: usize = 8;
+
 /// A tree that has been told to end.
 #[derive(Debug)]
 pub struct Tree {
@@ -52,24 +55,33 @@ impl Tree {
 
     /// Sends SIGKILL to what is left.
     pub fn kill(&self) {
-        let _ = process::signal_group(self.leader, signal::SIGKILL);
-        for process in members(self.leader, &self.groups) {
-            let _ = signal::send(process.pid, signal::SIGKILL);
+        for _ in 0..KILL_ROUNDS {
+            let _ = process::signal_group(self.leader, signal::SIGKILL);
+            let left = members(self.leader, &self.groups);
+            if left.is_empty() {
+                return;
+            }
+            for process in left {
+                let _ = signal::send(process.pid, signal::SIGKILL);
+            }
         }
     }
 
     /// Waits until nothing is left, and kills what is left after `grace` or when `stop` is readable.
-    pub fn finish(&self, session: &Session, grace: Duration, stop: BorrowedFd) {
+    pub fn finish(&self, session: &Session, grace: Duration, stop: Option<BorrowedFd>) {
         let deadline = Instant::now() + grace;
         while session.ended().is_none() || self.lives() {
             let left = deadline.saturating_duration_since(Instant::now());
-            let stopped = fd::wait_for(stop, fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable);
+            let look = |stop| fd::wait_for(stop, fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable);
+            let stopped = stop.is_some_and(look);
             if left.is_zero() || stopped {
                 self.kill();
                 break;
             }
             let mut set = PollSet::default();
-            set.watch(stop, fd::READ);
+            if let Some(stop) = stop {
+                set.watch(stop, fd::READ);
+            }
             let running = session.ended().is_none();
             if let Some(end) = session.end_watch().filter(|_| running) {
                 set.watch(end, fd::READ);

@@ -15,25 +15,25 @@ pub const BLOCK: usize = 16_384;
 #[derive(Debug)]
 pub struct Sender {
     stream: u8,
-    /// Bytes that may be sent. A peer may acknowledge what it never got: then it gets more.
-    credit: u64,
+    /// Bytes that may be sent. A peer that acknowledges what it never got has no more of them than at the beginning.
+    credit: usize,
     ended: bool,
 }
 
 impl Sender {
     pub fn new(stream: u8) -> Sender {
-        Sender { stream, credit: WINDOW as u64, ended: false }
+        Sender { stream, credit: WINDOW, ended: false }
     }
 
     /// Bytes that the next message may carry.
     pub fn room(&self) -> usize {
-        if self.ended { 0 } else { self.credit.min(BLOCK as u64) as usize }
+        if self.ended { 0 } else { self.credit.min(BLOCK) }
     }
 
     /// A message of as much of the front of `bytes` as there is room for. `None`: of nothing.
     pub fn data(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
         let payload = &bytes[..bytes.len().min(self.room())];
-        self.credit -= payload.len() as u64;
+        self.credit -= payload.len();
         (!payload.is_empty()).then(|| Message::Data { stream: self.stream, payload }.encode())
     }
 
@@ -46,7 +46,7 @@ impl Sender {
 
     /// The receiver has used so many bytes up.
     pub fn acknowledged(&mut self, count: u32) {
-        self.credit = self.credit.saturating_add(u64::from(count));
+        self.credit = self.credit.saturating_add(count as usize).min(WINDOW);
     }
 }
 
@@ -120,6 +120,16 @@ mod tests {
         assert_eq!((sender.end(), sender.end()), (Some(vec![0, 1]), None));
         sender.acknowledged(u32::MAX);
         assert_eq!(sender.data(&bytes), None);
+    }
+
+    #[test]
+    fn acks_of_what_was_never_sent_give_no_more_than_a_window() {
+        let mut sender = Sender::new(1);
+        let bytes = [7; BLOCK];
+        sender.data(&bytes);
+        [1, u32::MAX, u32::MAX].into_iter().for_each(|count| sender.acknowledged(count));
+        let sent: usize = std::iter::from_fn(|| sender.data(&bytes)).map(|message| message.len() - 2).sum();
+        assert_eq!(sent, WINDOW);
     }
 
     #[test]

@@ -141,15 +141,19 @@ impl Host {
     }
 
     pub fn shell(&self, command: &[&str], tty: bool) -> Shell {
+        let (stream, leftover) = self.shell_stream(command, tty);
+        let socket = Socket::over(stream, Role::Server, leftover, MESSAGE_MAX).expect("a socket");
+        Shell { socket, client: Client::default(), raw: Vec::new() }
+    }
+
+    /// The connection of a shell behind its handshake.
+    pub fn shell_stream(&self, command: &[&str], tty: bool) -> (Stream, Vec<u8>) {
         let id = self.ask(Kind::ExecShell, "", command, tty);
         let find = || self.shared.shells.lock().expect("shells").iter().position(|(known, ..)| *known == id);
         wait_until("a shell opens", || find().is_some());
-        let (_, stream, leftover) = {
-            let at = find().expect("a shell");
-            self.shared.shells.lock().expect("shells").remove(at)
-        };
-        let socket = Socket::over(stream, Role::Server, leftover, MESSAGE_MAX).expect("a socket");
-        Shell { socket, client: Client::default(), raw: Vec::new() }
+        let at = find().expect("a shell");
+        let (_, stream, leftover) = self.shared.shells.lock().expect("shells").remove(at);
+        (stream, leftover)
     }
 }
 
@@ -257,6 +261,13 @@ impl Guest {
 
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.0.id())).expect("a process").count()
+    }
+
+    /// Memory that it takes now.
+    pub fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).expect("a process");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// Time on the processor, in ticks of 10 ms.

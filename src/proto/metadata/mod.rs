@@ -9,6 +9,7 @@ mod backlog;
 mod bell;
 mod command;
 mod folder;
+mod output;
 mod poll;
 mod programs;
 mod reply;
