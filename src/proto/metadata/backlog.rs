@@ -24,6 +24,8 @@ struct Held {
     dropped_before: u64,
     /// When the host has last taken something, or something began to wait.
     moved: Instant,
+    /// How long that may be ago before the oldest bytes make room.
+    patience: Duration,
 }
 
 /// Between the thread that reads and the one that sends.
@@ -32,7 +34,6 @@ pub struct Backlog {
     held: Mutex<Held>,
     more: Bell,
     room: Bell,
-    patience: Duration,
 }
 
 /// What `look` has found.
@@ -62,8 +63,9 @@ impl Backlog {
             dropped: 0,
             dropped_before: 0,
             moved: Instant::now(),
+            patience,
         };
-        Ok(Backlog { held: Mutex::new(held), more: Bell::new()?, room: Bell::new()?, patience })
+        Ok(Backlog { held: Mutex::new(held), more: Bell::new()?, room: Bell::new()? })
     }
 
     // --- The reader's side ---
@@ -72,7 +74,7 @@ impl Backlog {
     pub fn takes(&self, now: Instant) -> usize {
         self.room.clear();
         let held = held(&self.held);
-        let is_free = held.given_up || now >= held.moved + self.patience;
+        let is_free = held.given_up || now >= held.moved + held.patience;
         if is_free { BACKLOG_MAX } else { BACKLOG_MAX.saturating_sub(held.bytes.len()) }
     }
 
@@ -83,7 +85,8 @@ impl Backlog {
 
     /// While it does not take: when it will in any case.
     pub fn deadline(&self) -> Instant {
-        held(&self.held).moved + self.patience
+        let held = held(&self.held);
+        held.moved + held.patience
     }
 
     pub fn push(&self, bytes: &[u8], now: Instant) {
@@ -96,12 +99,18 @@ impl Backlog {
             held.moved = now;
         }
         // What was put back meanwhile may be too much, and is no reason to lose anything.
-        let over = if now < held.moved + self.patience { 0 } else { held.bytes.len() + bytes.len() };
+        let over = if now < held.moved + held.patience { 0 } else { held.bytes.len() + bytes.len() };
         let over = over.saturating_sub(BACKLOG_MAX).min(held.bytes.len());
         held.bytes.drain(..over);
         held.dropped += over as u64;
         held.bytes.extend(bytes);
         self.more.ring();
+    }
+
+    /// What comes from now on does not wait for the host.
+    pub fn hurry(&self) {
+        held(&self.held).patience = Duration::ZERO;
+        self.room.ring();
     }
 
     /// No more will come.
@@ -215,6 +224,18 @@ mod tests {
         assert_eq!((backlog.takes(now), backlog.dropped()), (0, 0));
         assert_eq!(backlog.take(usize::MAX, &mut bytes), Taken { dropped: 0, is_end: false });
         assert_eq!(bytes.len(), BACKLOG_MAX + 1000);
+    }
+
+    #[test]
+    fn a_full_backlog_in_a_hurry_takes_everything_at_the_cost_of_the_oldest() {
+        let backlog = Backlog::new(Duration::from_secs(30)).expect("a backlog");
+        let now = Instant::now();
+        backlog.push(&vec![b'a'; BACKLOG_MAX], now);
+        assert_eq!(backlog.takes(now), 0);
+        backlog.hurry();
+        assert_eq!(backlog.takes(now), BACKLOG_MAX);
+        backlog.push(b"b", now);
+        assert_eq!(backlog.dropped(), 1);
     }
 
     #[test]

@@ -1,20 +1,24 @@
 //! The task's command: on a terminal, its output into the backlog, and its end.
 
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::exec::tree::{LOOK_EVERY, Tree};
-use crate::exec::{self, BLIND_POLL, QUIET, Session};
+use crate::exec::{BLIND_POLL, HANG_UP_GRACE, QUIET, Session};
 use crate::proto::metadata::backlog::Backlog;
+use crate::proto::metadata::output::{Found, Output};
 use crate::proto::metadata::task::Task;
 use crate::proto::metadata::{Guest, programs};
 use crate::sys::fd::{self, PollSet};
 use crate::sys::process::Status;
+use crate::sys::signal;
 use crate::sys::tty::Window;
 
 /// Bytes of one read. A terminal gives less.
 const READ_BYTES: usize = 32 << 10;
+
+/// How long the terminal may be silent, while others than the ended program have it open, before the log counts as complete. With upstream
+/// they delay the result for ever. `QUIET` is too short: what goes on writing may wait seconds for a processor, and its lines would be lost.
+const HOLDERS_QUIET: Duration = Duration::from_secs(5);
 
 /// Runs it to its end; whether it has succeeded. What keeps it from starting stands in the log.
 pub fn run(guest: &Guest, task: &Task, backlog: &Backlog) -> bool {
@@ -32,28 +36,35 @@ pub fn run(guest: &Guest, task: &Task, backlog: &Backlog) -> bool {
         }
     };
     // The input stays open: nobody writes to it, and it does not end.
-    let (mut input, mut output) = (None, None);
+    let (mut input, mut output) = (None, Output::default());
     for channel in channels {
         input = input.or(channel.wr);
-        output = output.or(channel.rd);
+        output = channel.rd.map_or(output, Output::of);
     }
-    let run = Run { guest, backlog, output, status: None, moved: Instant::now(), silent: false, tree: None };
+    let run = Run { guest, backlog, output, status: None, moved: Instant::now(), silent: false, kill: None };
     let success = run.finish(session);
     drop(input);
     success
 }
 
+/// The end of everything that the program has started.
+struct Kill {
+    tree: Tree,
+    /// When who is left gets SIGKILL.
+    due: Instant,
+    done: bool,
+}
+
 struct Run<'a> {
     guest: &'a Guest<'a>,
     backlog: &'a Backlog,
-    output: Option<OwnedFd>,
+    output: Output,
     status: Option<Status>,
     /// When output last came, or the program ended.
     moved: Instant,
-    /// It has ended, and nothing has come for `QUIET`.
+    /// It has ended, and nothing has come for long enough.
     silent: bool,
-    /// What is being killed, and when it has had its time.
-    tree: Option<(Tree, Option<Instant>)>,
+    kill: Option<Kill>,
 }
 
 impl Run<'_> {
@@ -65,14 +76,15 @@ impl Run<'_> {
             let now = Instant::now();
             self.look(&session, now);
             if self.is_over(now) {
-                return self.status == Some(Status::Exited(0)) && self.tree.is_none();
+                return self.status == Some(Status::Exited(0)) && self.kill.is_none();
             }
             set.clear();
             set.watch(self.guest.stop, fd::READ);
-            if self.tree.is_none() && self.status.is_none() {
+            if self.kill.is_none() {
                 set.watch(self.guest.kill.watch(), fd::READ);
             }
-            if let Some(end) = session.end_watch().filter(|_| self.status.is_none()) {
+            let is_running = self.status.is_none();
+            if let Some(end) = session.end_watch().filter(|_| is_running) {
                 set.watch(end, fd::READ);
             }
             let room = self.backlog.takes(now).min(chunk.len());
@@ -80,17 +92,27 @@ impl Run<'_> {
             if !takes {
                 set.watch(self.backlog.room(), fd::READ);
             }
-            let place = self.output.as_ref().filter(|_| takes).map(|rd| set.watch(rd.as_fd(), fd::READ));
+            let rd = self.output.watch(now, is_running).filter(|_| takes);
+            let place = rd.map(|rd| set.watch(rd, fd::READ));
             let left = self.next_look(&session, takes).map(|until| until.saturating_duration_since(now));
             if set.wait(left).is_err() || set.ready(0).readable {
-                self.output = None;
-                exec::hang_up(vec![session]);
+                self.stop(&session);
                 return false;
             }
-            let moved = place.is_some_and(|place| set.ready(place).readable) && self.read(&mut chunk[..room]);
+            let is_there = place.is_some_and(|place| set.ready(place).readable);
+            let moved = is_there && self.read(&mut chunk[..room], now);
             let waited = left.is_some_and(|left| left.is_zero()) && takes;
-            self.silent = self.status.is_some() && !moved && waited && now >= self.moved + QUIET;
+            self.silent = self.status.is_some() && !moved && waited && now >= self.moved + self.quiet();
         }
+    }
+
+    /// Everything ends: so does all that it has started, and nobody waits for its words.
+    fn stop(mut self, session: &Session) {
+        let tree = self.kill.take().map_or_else(|| Tree::terminate(session), |kill| kill.tree);
+        // Who does not end by itself may do so when its terminal goes.
+        self.output = Output::default();
+        let _ = session.signal(signal::SIGHUP);
+        tree.finish(session, HANG_UP_GRACE, None);
     }
 
     fn look(&mut self, session: &Session, now: Instant) {
@@ -100,50 +122,60 @@ impl Run<'_> {
                 self.moved = now;
             }
         }
-        match &mut self.tree {
-            None if self.guest.is_killed() && self.status.is_none() => {
+        match &mut self.kill {
+            // When the program has ended, others may still be there and delay the result.
+            None if self.guest.is_killed() => {
                 log::info!("task: killed, as the host wants it");
-                let grace = self.guest.timers().termination_grace;
-                self.tree = Some((Tree::terminate(session), Some(now + grace)));
+                // A host that takes no log does not keep what it has killed.
+                self.backlog.hurry();
+                let due = now + self.guest.timers().termination_grace;
+                self.kill = Some(Kill { tree: Tree::terminate(session), due, done: false });
             }
-            Some((tree, kill_at)) if kill_at.is_some_and(|at| now >= at) => {
-                tree.kill();
-                *kill_at = None;
+            Some(kill) if !kill.done && now >= kill.due => {
+                kill.tree.kill();
+                kill.done = true;
             }
             _ => {}
         }
     }
 
-    fn is_over(&mut self, now: Instant) -> bool {
-        if self.status.is_none() || !(self.output.is_none() || self.silent) {
+    fn is_over(&self, now: Instant) -> bool {
+        if self.status.is_none() {
             return false;
         }
-        let dying = self.tree.as_ref().is_some_and(|(tree, at)| at.is_some_and(|at| now < at) && tree.lives());
-        !dying
+        let is_complete = self.silent || !self.output.is_open();
+        match &self.kill {
+            None => is_complete,
+            // What has escaped and goes on writing is not waited for.
+            Some(kill) => now >= kill.due + QUIET || (is_complete && (kill.done || !kill.tree.lives())),
+        }
+    }
+
+    /// How long the terminal must be silent for the log to be complete.
+    fn quiet(&self) -> Duration {
+        if self.kill.is_some() { QUIET } else { HOLDERS_QUIET }
     }
 
     /// When to look again if nothing happens.
     fn next_look(&self, session: &Session, takes: bool) -> Option<Instant> {
         let now = Instant::now();
-        let quiet = match self.status {
-            Some(_) if self.output.is_some() && takes && !self.silent => Some(self.moved + QUIET),
-            None if session.end_watch().is_none() => Some(now + BLIND_POLL),
-            _ => None,
-        };
-        let kill = self.tree.as_ref().and_then(|(_, at)| *at);
-        let dying = kill.filter(|_| self.status.is_some()).map(|_| now + LOOK_EVERY);
+        let (ended, open) = (self.status.is_some(), self.output.is_open());
+        let quiet = (ended && open && takes && !self.silent).then(|| self.moved + self.quiet());
+        let blind = (!ended && session.end_watch().is_none()).then(|| now + BLIND_POLL);
+        let terminal = self.output.look_at().filter(|_| !ended);
+        let kill = self.kill.as_ref().map(|kill| if kill.done { kill.due + QUIET } else { kill.due });
+        let kill = kill.filter(|at| ended || *at > now);
+        let dying = self.kill.as_ref().filter(|kill| ended && !kill.done).map(|_| now + LOOK_EVERY);
         let room = (!takes).then(|| self.backlog.deadline());
-        [quiet, kill, dying, room].into_iter().flatten().min()
+        [quiet, blind, terminal, kill, dying, room].into_iter().flatten().min()
     }
 
     /// Reads once. True when something came, if only the end.
-    fn read(&mut self, chunk: &mut [u8]) -> bool {
-        let Some(rd) = &self.output else { return false };
-        match fd::read(rd.as_fd(), chunk) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            // A terminal whose program has gone ends with an error.
-            Ok(0) | Err(_) => self.output = None,
-            Ok(count) => self.backlog.push(&chunk[..count], Instant::now()),
+    fn read(&mut self, chunk: &mut [u8], now: Instant) -> bool {
+        match self.output.read(chunk, now, self.status.is_none()) {
+            Found::Nothing => return false,
+            Found::End => {}
+            Found::Bytes(count) => self.backlog.push(&chunk[..count], Instant::now()),
         }
         self.moved = Instant::now();
         true
