@@ -220,6 +220,38 @@ fn bytes_on_the_wire_are_these() {
 }
 
 #[test]
+fn queued_chunks_are_those_bytes_and_an_interim_response_is_no_answer() {
+    let (mut client, mut server) = pair();
+    let request = Request::new("POST", "/x").with("Transfer-Encoding", "chunked");
+    client.send_head(&request, patient()).expect("a head");
+    let append = |bytes: &'static [u8]| {
+        move |into: &mut Vec<u8>| {
+            into.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+    };
+    assert_eq!(client.queue_chunk(append(b"0123456789abcdef")).expect("a chunk"), 16);
+    assert_eq!(client.queue_chunk(append(b"")).expect("nothing"), 0);
+    client.queue_end().expect("an end");
+    assert_eq!(client.queue_chunk(append(b"x")).expect_err("it has ended").kind(), ErrorKind::InvalidInput);
+    assert_eq!(client.waiting(), 27);
+    client.flush().expect("room");
+    assert_eq!(client.waiting(), 0);
+    assert!(!client.is_answered().expect("nothing"));
+    for part in [&b"HTTP/1.1 100 Continue\r\n"[..], b"\r\nHTTP/1.1 102 Wait\r\n\r\n", b"HTTP/1.1 200 OK\r\n"] {
+        server.write_all(part).expect("room");
+        assert!(!client.is_answered().expect("no answer"));
+    }
+    server.write_all(b"Content-Length: 0\r\n\r\n").expect("room");
+    assert!(client.is_answered().expect("an answer") && client.is_answered().expect("the same"));
+    assert_eq!(client.response(patient()).expect("an answer").status, 200);
+    drop(client);
+    let mut said = String::new();
+    server.read_to_string(&mut said).expect("text");
+    assert!(said.ends_with("\r\n\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n"), "{said}");
+}
+
+#[test]
 fn deadlines_and_stop_end_the_waiting_everywhere() {
     let (stop, stopper) = fd::pipe().expect("a pipe");
     let short = || within(Duration::from_millis(50));

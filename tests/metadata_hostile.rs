@@ -6,12 +6,16 @@ mod host;
 mod support;
 
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use lodger::http::connection::Connection;
 use lodger::metaservice::Kind;
+use lodger::proto::metadata::{Ended, Timers};
 use lodger::sys::signal;
 
-use host::{Host, sh};
+use host::{Host, limits, run_with, sh, short};
 use support::{pause, wait_until};
 
 /// Whether a process is there, and no zombie.
@@ -77,20 +81,105 @@ fn a_guest_that_is_ended_leaves_nothing_of_the_task() {
 #[test]
 fn a_kill_does_not_wait_for_a_host_that_takes_no_log() {
     let host = Host::with(sh("yes"), |shared, request, _| {
-        while request.path == "/engine/v1/log" && !shared.over.load(std::sync::atomic::Ordering::SeqCst) {
+        while request.path == "/engine/v1/log" && !shared.over.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(20));
         }
         false
     });
-    let short = host::short();
     let start = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             pause(Duration::from_secs(1));
             host.ask(Kind::KillProcess, "", &[], false);
         });
-        let timers = lodger::proto::metadata::Timers { log_patience: Duration::from_secs(5), ..short };
-        assert_eq!(host::run_with(&host, timers), lodger::proto::metadata::Ended::Task { success: false });
+        let timers = Timers { log_patience: Duration::from_secs(5), ..short() };
+        assert_eq!(run_with(&host, timers), Ended::Task { success: false });
     });
     assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
+}
+
+// --- The log ---
+
+/// How the guest fares with a host that does this with each of its logs, counted from 0; false: it is taken.
+fn with_log(
+    script: &str,
+    timers: Timers,
+    act: impl Fn(usize, &mut Connection) -> bool + Send + Sync + 'static,
+) -> Host {
+    let count = AtomicUsize::new(0);
+    let host = Host::with(sh(script), move |_, request, connection| {
+        request.path == "/engine/v1/log" && act(count.fetch_add(1, Ordering::SeqCst), connection)
+    });
+    assert_eq!(run_with(&host, timers), Ended::Task { success: true });
+    host
+}
+
+#[test]
+fn a_host_that_is_slow_while_the_program_runs_gets_the_log_whole() {
+    let host = with_log("head -c 2000000 /dev/zero; sleep 3", short(), |_, _| {
+        pause(Duration::from_secs(2));
+        false
+    });
+    assert_eq!((host.log().len(), host.shared.logs.load(Ordering::SeqCst)), (2_000_000, 1));
+}
+
+#[test]
+fn an_interim_response_that_nobody_has_asked_for_leaves_the_log_whole() {
+    let host = with_log("for n in 1 2 3; do echo $n; sleep 0.3; done", short(), |_, connection| {
+        for status in [100, 102] {
+            connection.respond_head(status, &[], limits()).expect("a guest");
+        }
+        false
+    });
+    assert_eq!((host.log().as_str(), host.shared.logs.load(Ordering::SeqCst)), ("1\r\n2\r\n3\r\n", 1));
+}
+
+#[test]
+fn a_mark_on_a_connection_that_dies_is_made_again() {
+    let host = with_log("for n in 1 2 3 4 5 6; do echo $n; sleep 0.4; done", short(), |number, connection| {
+        if number == 0 {
+            let mut body = connection.body();
+            let _ = connection.read_body(&mut body, &mut [0; 99], limits());
+        }
+        // What is sent meanwhile is with the kernel, and nobody reads it.
+        pause(Duration::from_millis(300));
+        number < 2
+    });
+    let log = host.log();
+    assert!(log.starts_with("\r\n[lodger: the connection of this log broke here;") && log.ends_with("6\r\n"), "{log}");
+}
+
+#[test]
+fn the_number_of_lost_bytes_on_a_connection_that_dies_is_said_again() {
+    let script = "head -c 9000000 /dev/zero; sleep 4; echo end";
+    let host = with_log(script, short(), |number, _| {
+        pause(Duration::from_millis(if number == 0 { 2500 } else { 300 }));
+        number < 2
+    });
+    let log = host.log();
+    let lost = log.find(" bytes of this log are missing here]").expect("a number");
+    let number: usize = log[..lost].rsplit(' ').next().expect("a word").parse().expect("a number");
+    assert!(number > 4_000_000 && log.ends_with("end\r\n"), "{number}");
+}
+
+#[test]
+fn an_answer_before_the_end_of_a_file_ends_its_sending() {
+    let gone = Arc::new(AtomicBool::new(false));
+    let is_gone = Arc::clone(&gone);
+    let host = Host::with(sh("sleep 60"), move |shared, request, connection| {
+        if request.path != "/engine/v1/reply" {
+            return false;
+        }
+        let _ = connection.respond_head(400, &[("Content-Length", "0")], limits());
+        while !connection.peer_hung_up() && !shared.over.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        is_gone.store(true, Ordering::SeqCst);
+        true
+    });
+    let _guest = host.guest(&[]);
+    let path = host.folder.path("large");
+    fs::File::create(&path).and_then(|file| file.set_len(1 << 30)).expect("a file");
+    host.ask(Kind::GetArtifact, &path.display().to_string(), &[], false);
+    wait_until("the guest gives up", || gone.load(Ordering::SeqCst));
 }

@@ -13,6 +13,7 @@ use crate::http::wait::Limits;
 use crate::http::{invalid, refused};
 use crate::stream::Stream;
 use crate::stream::inbox::Inbox;
+use crate::stream::outbox::Outbox;
 use crate::sys::{fd, tcp};
 
 /// Interim responses (100 to 199) before the one that counts. Go's client stops at as many.
@@ -44,6 +45,8 @@ enum Inbound {
 pub struct Connection {
     stream: Stream,
     inbox: Inbox,
+    /// Chunks that were queued.
+    outbox: Outbox,
     /// Of the request that is answered.
     method: String,
     inbound: Inbound,
@@ -66,6 +69,7 @@ impl Connection {
         Ok(Connection {
             stream,
             inbox: Inbox::default(),
+            outbox: Outbox::default(),
             method: String::new(),
             inbound: Inbound::Complete,
             outbound: Framing::None,
@@ -135,6 +139,46 @@ impl Connection {
         self.write(&[b"0\r\n\r\n"], limits)?;
         self.outbound = Framing::None;
         Ok(())
+    }
+
+    /// Puts a chunk of what `read` appends behind what waits for `flush`, and gives its size; nothing is no chunk. For who has a poll loop of
+    /// its own; a body is written in this way or the other one, `chunk`.
+    ///
+    /// # Errors
+    /// `InvalidInput` when the head has declared no chunks; those of `read`.
+    pub fn queue_chunk(&mut self, read: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>) -> io::Result<usize> {
+        if self.outbound != Framing::Chunked {
+            return Err(refused("a chunk where the head has declared none"));
+        }
+        let count = self.outbox.fill(read);
+        match count {
+            Ok(count) if count > 0 => self.outbox.seal(format!("{count:x}\r\n").as_bytes(), b"\r\n"),
+            _ => self.outbox.discard(),
+        }
+        count
+    }
+
+    /// Puts the end of a body of chunks behind what waits for `flush`.
+    ///
+    /// # Errors
+    /// As those of `queue_chunk`.
+    pub fn queue_end(&mut self) -> io::Result<()> {
+        if self.outbound != Framing::Chunked {
+            return Err(refused("an end of chunks where the head has declared none"));
+        }
+        self.outbox.push(b"0\r\n\r\n");
+        self.outbound = Framing::None;
+        Ok(())
+    }
+
+    /// Writes as much as fits of what was queued. After an error some of it may have been written: `waiting` knows.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.outbox.write_to(self.stream.output())
+    }
+
+    /// Bytes that were queued and not written.
+    pub fn waiting(&self) -> usize {
+        self.outbox.len()
     }
 
     // --- What both sides read ---
@@ -234,7 +278,7 @@ impl Connection {
             let length = self.head(limits)?.ok_or(ErrorKind::UnexpectedEof)?;
             let Parsed { head, is_1_1 } = head::response(&self.inbox.bytes()[..length])?;
             self.inbox.consume(length);
-            if matches!(head.status, 100 | 102..=199) {
+            if is_interim(head.status) {
                 continue;
             }
             let framing = Framing::of_response(head.status, &head.headers, is_1_1, &self.method)?;
@@ -244,6 +288,26 @@ impl Connection {
             return Ok(head);
         }
         Err(invalid("too many interim responses"))
+    }
+
+    /// Reads once what has come of the response, without waiting, and skips interim ones. Whether the one that counts has come, or the end of
+    /// the connection: then `response` does not wait.
+    ///
+    /// # Errors
+    /// `InvalidData` for what is no response; those of the connection.
+    pub fn is_answered(&mut self) -> io::Result<bool> {
+        match self.inbox.fill(self.stream.input(), 0) {
+            Ok(0) => return Ok(true),
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+            _ => {}
+        }
+        while let Some(length) = head::length(self.inbox.bytes(), 0)? {
+            if !is_interim(head::response(&self.inbox.bytes()[..length])?.head.status) {
+                return Ok(true);
+            }
+            self.inbox.consume(length);
+        }
+        Ok(false)
     }
 
     /// Whether a byte has come since the last request was sent.
@@ -469,6 +533,11 @@ impl Connection {
             }
         }
     }
+}
+
+/// Whether another response follows one with this status.
+fn is_interim(status: u16) -> bool {
+    matches!(status, 100 | 102..=199)
 }
 
 fn untouched(framing: Framing) -> Inbound {

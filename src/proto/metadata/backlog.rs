@@ -34,6 +34,7 @@ pub struct Backlog {
     held: Mutex<Held>,
     more: Bell,
     room: Bell,
+    end: Bell,
 }
 
 /// What `look` has found.
@@ -65,7 +66,8 @@ impl Backlog {
             moved: Instant::now(),
             patience,
         };
-        Ok(Backlog { held: Mutex::new(held), more: Bell::new()?, room: Bell::new()? })
+        let [more, room, end] = [Bell::new()?, Bell::new()?, Bell::new()?];
+        Ok(Backlog { held: Mutex::new(held), more, room, end })
     }
 
     // --- The reader's side ---
@@ -117,6 +119,7 @@ impl Backlog {
     pub fn close(&self) {
         held(&self.held).closed = true;
         self.more.ring();
+        self.end.ring();
     }
 
     // --- The sender's side ---
@@ -124,6 +127,11 @@ impl Backlog {
     /// Readable when there may be something to take.
     pub fn more(&self) -> BorrowedFd<'_> {
         self.more.watch()
+    }
+
+    /// Readable when no more will come.
+    pub fn end(&self) -> BorrowedFd<'_> {
+        self.end.watch()
     }
 
     /// What there is to take. Both facts are of one moment: an end that came between them would be waited for in vain, because nothing

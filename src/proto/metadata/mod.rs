@@ -11,6 +11,7 @@ mod command;
 mod folder;
 mod output;
 mod poll;
+mod post;
 mod programs;
 mod reply;
 mod shell;

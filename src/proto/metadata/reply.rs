@@ -3,10 +3,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::time::Instant;
 
-use crate::http::head::Request;
 use crate::http::wait::is_stop;
 use crate::metaservice::{Action, ERROR_HEADER, FILE_NOT_FOUND, REPLY};
+use crate::proto::metadata::post::Post;
 use crate::proto::metadata::{Guest, folder, why};
 use crate::sys::fd;
 use crate::sys::file::{self, O_NOCTTY, O_NONBLOCK, O_RDONLY};
@@ -46,22 +47,33 @@ fn open(path: &str) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(other()) }
 }
 
-/// An error in the middle drops the connection, so that the host sees that it is not all.
+/// An error in the middle drops the connection, so that the host sees that it is not all. So does an answer that comes too early.
 fn send(guest: &Guest, action: &Action, file: &File) -> io::Result<u16> {
     let patience = guest.timers().artifact_patience;
-    let host = &guest.config.host;
-    let mut connection = host.connect(guest.within(guest.timers().handshake))?;
-    let request = Request::new("POST", &target(action)).with("Host", host.host()).with("Transfer-Encoding", "chunked");
-    connection.send_head(&request, guest.within(patience))?;
-    let mut chunk = vec![0; CHUNK];
+    let mut post = Post::open(guest, &target(action), guest.timers().handshake)?;
+    let (mut moved, mut is_ended) = (Instant::now(), false);
     loop {
-        match fd::read(file.as_fd(), &mut chunk)? {
-            0 => break,
-            count => connection.chunk(&chunk[..count], guest.within(patience))?,
+        let before = post.waiting();
+        let mut answered = post.flush()?;
+        if post.waiting() < before {
+            moved = Instant::now();
+        }
+        if post.waiting() == 0 && !answered {
+            if is_ended {
+                return post.response(patience);
+            }
+            is_ended = post.queue(|into| fd::read_append(file.as_fd(), into, CHUNK))? == 0;
+            if is_ended {
+                post.queue_end()?;
+            }
+            moved = Instant::now();
+        }
+        answered = answered || post.wait(None, Some(moved + patience))?;
+        if answered {
+            let status = post.response(guest.timers().request)?;
+            return Err(io::Error::other(format!("the host says status {status} before the end")));
         }
     }
-    connection.end_chunks(guest.within(patience))?;
-    Ok(connection.response(guest.within(patience))?.status)
 }
 
 /// Sends the list of a folder.

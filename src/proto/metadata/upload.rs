@@ -3,19 +3,20 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use crate::http::connection::Connection;
-use crate::http::head::Request;
 use crate::http::retry;
 use crate::metaservice::LOG;
-use crate::proto::metadata::backlog::{Backlog, Offered, Taken};
+use crate::proto::metadata::backlog::{Backlog, Taken};
+use crate::proto::metadata::post::Post;
 use crate::proto::metadata::{Guest, why};
-use crate::sys::fd::{self, PollSet};
 
 /// Bytes of one chunk. Upstream's number.
 const CHUNK: usize = 32 << 10;
 
 /// A connection that has lived so long is a new beginning of the schedule.
 const LONG_LIFE: Duration = Duration::from_secs(5);
+
+/// What stands in the log where a connection broke.
+const BROKEN: &[u8] = b"\r\n[lodger: the connection of this log broke here; bytes before this may be missing]\r\n";
 
 /// What becomes of one post.
 enum Posted {
@@ -31,13 +32,17 @@ struct Upload<'a> {
     backlog: &'a Backlog,
     /// Something was sent that nobody has answered for.
     unsure: bool,
-    /// Such a post broke: bytes may be missing.
+    /// Such a post broke: bytes may be missing, or be there twice.
     broke: bool,
+    /// Bytes that are missing, as a post has said that nobody has answered for.
+    announced: u64,
+    /// What is being sent; empty when nothing is.
+    chunk: Vec<u8>,
 }
 
 /// Sends the log until it has ended and the host has answered. Whether the host has all of it, for sure.
 pub fn run(guest: &Guest, backlog: &Backlog) -> bool {
-    let mut upload = Upload { guest, backlog, unsure: false, broke: false };
+    let mut upload = Upload { guest, backlog, unsure: false, broke: false, announced: 0, chunk: Vec::new() };
     let mut whole = true;
     let (mut attempts, mut attempts_after_end) = (0, 0);
     loop {
@@ -49,8 +54,7 @@ pub fn run(guest: &Guest, backlog: &Backlog) -> bool {
         if guest.is_stopped() {
             return false;
         }
-        upload.broke |= upload.unsure;
-        whole &= !std::mem::take(&mut upload.unsure);
+        whole &= !upload.take_back();
         attempts = if begun.elapsed() > LONG_LIFE { 1 } else { attempts + 1 };
         // While the program runs there is time, and nothing is lost by trying.
         attempts_after_end += u32::from(backlog.is_closed());
@@ -71,107 +75,96 @@ pub fn run(guest: &Guest, backlog: &Backlog) -> bool {
 impl Upload<'_> {
     fn post(&mut self) -> Posted {
         let again = |error: io::Error| Posted::Broken { text: why(&error), again: true };
-        let mut connection = match self.open() {
-            Ok(connection) => connection,
+        let mut post = match Post::open(self.guest, LOG, self.guest.timers().request) {
+            Ok(post) => post,
             Err(error) => return again(error),
         };
-        match self.send(&mut connection) {
+        match self.send(&mut post) {
             Ok(true) => {}
-            Ok(false) => return self.early_answer(connection),
+            Ok(false) => return self.early_answer(post),
             // A host that takes nothing any more after the end has had its time.
             Err(error) if error.kind() == io::ErrorKind::TimedOut && self.backlog.is_closed() => {
                 return Posted::Broken { text: "the host takes nothing".to_owned(), again: false };
             }
             Err(error) => return again(error),
         }
-        match connection.response(self.guest.within(self.guest.timers().log_patience)) {
-            Ok(response) if response.status == 200 => Posted::Whole,
-            Ok(response) => refused(response.status),
+        match post.response(self.guest.timers().log_patience) {
+            Ok(200) => Posted::Whole,
+            Ok(status) => refused(status),
             Err(error) => Posted::Broken { again: error.kind() != io::ErrorKind::TimedOut, text: why(&error) },
         }
     }
 
-    fn open(&self) -> io::Result<Connection> {
-        let limits = self.guest.within(self.guest.timers().request);
-        let host = &self.guest.config.host;
-        let mut connection = host.connect(limits)?;
-        let request = Request::new("POST", LOG).with("Host", host.host()).with("Transfer-Encoding", "chunked");
-        connection.send_head(&request, limits)?;
-        Ok(connection)
-    }
-
-    /// Sends what there is until the end. False when the host has said something before, or is gone.
-    fn send(&mut self, connection: &mut Connection) -> io::Result<bool> {
-        let patience = self.guest.timers().log_patience;
-        let mut chunk = Vec::new();
+    /// Sends what there is until the end. False when the host has answered before, or is gone. While the program runs the host has as long
+    /// as it wants, because the backlog does not stop the program for ever; after the end, patience counts from what it has last taken.
+    fn send(&mut self, post: &mut Post) -> io::Result<bool> {
+        let (mut moved, mut is_ended) = (Instant::now(), false);
         if self.broke {
-            let text = b"\r\n[lodger: the connection of this log broke here; bytes before this may be missing]\r\n";
-            connection.chunk(text, self.guest.within(patience))?;
-            self.broke = false;
+            post.queue_bytes(BROKEN)?;
         }
         loop {
-            if !self.wait(connection)? {
+            let before = post.waiting();
+            let answered = post.flush();
+            if post.waiting() < before {
+                self.unsure = true;
+                moved = Instant::now();
+                self.backlog.moved(moved);
+            }
+            if answered? {
                 return Ok(false);
             }
-            let taken = self.backlog.take(CHUNK, &mut chunk);
-            if taken.is_end && taken.dropped == 0 {
-                connection.end_chunks(self.guest.within(patience))?;
-                return Ok(true);
+            let offered = self.backlog.look();
+            if post.waiting() == 0 {
+                self.chunk.clear();
+                if is_ended {
+                    return Ok(true);
+                }
+                if offered.is_ready {
+                    is_ended = self.queue(post)?;
+                    moved = Instant::now();
+                }
             }
-            if let Err(error) = self.send_taken(connection, &taken, &chunk) {
-                self.backlog.put_back(&taken, &chunk);
-                return Err(error);
-            }
-            self.unsure = true;
-            self.backlog.moved(Instant::now());
-        }
-    }
-
-    /// One chunk, and in front of it what is missing there.
-    fn send_taken(&self, connection: &mut Connection, taken: &Taken, chunk: &[u8]) -> io::Result<()> {
-        let patience = self.guest.timers().log_patience;
-        if taken.dropped > 0 {
-            let text = format!("\r\n[lodger: {} bytes of this log are missing here]\r\n", taken.dropped);
-            connection.chunk(text.as_bytes(), self.guest.within(patience))?;
-        }
-        connection.chunk(chunk, self.guest.within(patience))
-    }
-
-    /// Waits until something can be sent. False when the host says something or is gone.
-    fn wait(&self, connection: &Connection) -> io::Result<bool> {
-        let mut until: Option<Instant> = None;
-        let mut set = PollSet::default();
-        loop {
-            let Offered { is_ready: ready, is_closed: closed } = self.backlog.look();
-            if closed {
-                until = until.or_else(|| Some(Instant::now() + self.guest.timers().log_patience));
-            }
-            set.clear();
-            set.watch(self.guest.stop, fd::READ);
-            let peer = set.watch(connection.watch(), if ready { fd::READ | fd::WRITE } else { fd::READ });
-            if !closed {
-                set.watch(self.backlog.more(), fd::READ);
-            }
-            set.wait(until.map(|until| until.saturating_duration_since(Instant::now())))?;
-            if set.ready(0).readable {
-                return Err(io::ErrorKind::ConnectionAborted.into());
-            }
-            let found = set.ready(peer);
-            if found.readable || found.hung_up {
+            let more = match offered.is_closed {
+                true => None,
+                false if post.waiting() == 0 => Some(self.backlog.more()),
+                false => Some(self.backlog.end()),
+            };
+            let until = offered.is_closed.then(|| moved + self.guest.timers().log_patience);
+            if post.wait(more, until)? {
                 return Ok(false);
             }
-            if ready && found.writable {
-                return Ok(true);
-            }
-            if until.is_some_and(|until| Instant::now() >= until) {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
         }
     }
 
-    fn early_answer(&self, mut connection: Connection) -> Posted {
-        match connection.response(self.guest.within(self.guest.timers().request)) {
-            Ok(response) if response.status >= 400 => refused(response.status),
+    /// Queues a chunk, and in front of it what is missing there; or the end, and then gives true.
+    fn queue(&mut self, post: &mut Post) -> io::Result<bool> {
+        let Taken { dropped, is_end } = self.backlog.take(CHUNK, &mut self.chunk);
+        self.announced += dropped;
+        if dropped > 0 {
+            let text = format!("\r\n[lodger: {dropped} bytes of this log are missing here]\r\n");
+            post.queue_bytes(text.as_bytes())?;
+        }
+        if is_end && dropped == 0 {
+            post.queue_end()?;
+            return Ok(true);
+        }
+        post.queue_bytes(&self.chunk)?;
+        Ok(false)
+    }
+
+    /// After a post that broke: what it has not sent whole, and what it has said and nobody has answered for, is for the next one. Whether
+    /// bytes may be missing.
+    fn take_back(&mut self) -> bool {
+        let taken = Taken { dropped: std::mem::take(&mut self.announced), is_end: false };
+        self.backlog.put_back(&taken, &self.chunk);
+        self.chunk.clear();
+        self.broke |= self.unsure;
+        std::mem::take(&mut self.unsure)
+    }
+
+    fn early_answer(&self, post: Post) -> Posted {
+        match post.response(self.guest.timers().request) {
+            Ok(status) if status >= 400 => refused(status),
             Ok(_) => Posted::Broken { text: "the host wants no more of it".to_owned(), again: true },
             Err(error) => Posted::Broken { text: why(&error), again: true },
         }
