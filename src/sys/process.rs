@@ -102,6 +102,12 @@ pub fn effective_user() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// getegid(2).
+pub fn effective_group() -> u32 {
+    // SAFETY: takes nothing and cannot fail.
+    unsafe { libc::getegid() }
+}
+
 /// prctl(2) with PR_SET_NAME: what ps(1) and /proc call this process. Cut after 15 bytes.
 pub fn set_name(name: &CStr) -> io::Result<()> {
     // SAFETY: the kernel reads a C string.

@@ -1,5 +1,6 @@
 //! The task's command: on a terminal, its output into the backlog, and its end.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::exec::tree::{LOOK_EVERY, Tree};
@@ -7,11 +8,13 @@ use crate::exec::{BLIND_POLL, HANG_UP_GRACE, QUIET, Session};
 use crate::proto::metadata::backlog::Backlog;
 use crate::proto::metadata::output::{Found, Output};
 use crate::proto::metadata::task::Task;
-use crate::proto::metadata::{Guest, programs};
+use crate::proto::metadata::{Config, Guest, plain, programs};
 use crate::sys::fd::{self, PollSet};
 use crate::sys::process::Status;
 use crate::sys::signal;
 use crate::sys::tty::Window;
+
+const BASH: &str = "/bin/bash";
 
 /// Bytes of one read. A terminal gives less.
 const READ_BYTES: usize = 32 << 10;
@@ -25,12 +28,12 @@ pub fn run(guest: &Guest, task: &Task, backlog: &Backlog) -> bool {
     let config = guest.config;
     let mut argv: Vec<String> = config.entrypoint.iter().chain(&task.command).cloned().collect();
     if argv.is_empty() {
-        argv.clone_from(&config.shell);
+        argv = nameless(config);
     }
     let (session, channels) = match programs::start(guest, &argv, Some(Window::default())) {
         Ok(started) => started,
         Err(why) => {
-            log::warn!("task: {why}");
+            log::warn!("task: {}", plain(&why));
             backlog.push(format!("lodger: {why}\r\n").as_bytes(), Instant::now());
             return false;
         }
@@ -45,6 +48,11 @@ pub fn run(guest: &Guest, task: &Task, backlog: &Backlog) -> bool {
     let success = run.finish(session);
     drop(input);
     success
+}
+
+/// What runs when nobody names a program: as with upstream `/bin/bash`, and where there is none, the configured shell.
+fn nameless(config: &Config) -> Vec<String> {
+    if Path::new(BASH).is_file() { vec![BASH.to_owned()] } else { config.shell.clone() }
 }
 
 /// The end of everything that the program has started.

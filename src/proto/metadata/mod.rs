@@ -32,6 +32,7 @@ use crate::http::retry;
 use crate::http::wait::Limits;
 use crate::metaservice::RESPONSE_MAX;
 use crate::proto::metadata::bell::Bell;
+use crate::proto::metadata::programs::Variable;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::random;
 
@@ -207,7 +208,7 @@ struct Guest<'a> {
     /// Readable when everything shall end.
     stop: BorrowedFd<'a>,
     /// The task's environment, once it is known.
-    env: Mutex<Vec<String>>,
+    env: Mutex<Vec<Variable>>,
     /// The task shall end, now or as soon as it begins. Never taken back.
     killed: AtomicBool,
     kill: Bell,
@@ -279,6 +280,11 @@ impl Guest<'_> {
             }
         }
     }
+}
+
+/// A text with words of the host in it, on one line and without what a terminal would obey.
+fn plain(text: &str) -> String {
+    text.chars().flat_map(|char| if char.is_control() { char.escape_default().collect() } else { vec![char] }).collect()
 }
 
 /// The text of an error of a connection.

@@ -6,14 +6,14 @@ use serde_json::Value;
 
 use crate::metaservice::{EXECUTE, FAILED, SUCCESS, object, strings};
 use crate::proto::metadata::backlog::Backlog;
+use crate::proto::metadata::programs::Variable;
 use crate::proto::metadata::{Ended, Guest, STACK, command, held, upload, why};
 
 /// What to run.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Task {
     pub command: Vec<String>,
-    /// `NAME=value`.
-    pub env: Vec<String>,
+    pub env: Vec<Variable>,
 }
 
 impl Task {
@@ -25,7 +25,9 @@ impl Task {
             None | Some(Value::Null) => Vec::new(),
             Some(Value::Object(env)) => env
                 .iter()
-                .map(|(name, value)| Ok(format!("{name}={}", value.as_str().ok_or("env: a value that is no string")?)))
+                .map(|(name, value)| {
+                    Ok((name.clone(), value.as_str().ok_or("env: a value that is no string")?.to_owned()))
+                })
                 .collect::<Result<_, &str>>()?,
             Some(_) => return Err("env: no object".to_owned()),
         };
@@ -46,6 +48,9 @@ pub fn run(guest: &Guest) -> Option<Ended> {
     };
     let (success, whole) = thread::scope(|scope| {
         let upload = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || upload::run(guest, &backlog));
+        if let Err(error) = &upload {
+            log::error!("task: start the thread for the log: {}", why(error));
+        }
         let success = upload.is_ok() && command::run(guest, &task, &backlog);
         backlog.close();
         (success, upload.is_ok_and(|upload| upload.join().unwrap_or(false)))
@@ -105,7 +110,10 @@ mod tests {
     #[test]
     fn a_task_is_read_as_upstream_writes_it() {
         let task = Task::from_json(br#"{"env":{"A":"b=c"},"command":["sh","-c","x"],"more":{}}"#).expect("a task");
-        assert_eq!(task, Task { command: vec!["sh".into(), "-c".into(), "x".into()], env: vec!["A=b=c".into()] });
+        assert_eq!(
+            task,
+            Task { command: vec!["sh".into(), "-c".into(), "x".into()], env: vec![("A".into(), "b=c".into())] }
+        );
         let empty = Task { command: Vec::new(), env: Vec::new() };
         assert_eq!(Task::from_json(br#"{"env":null,"command":null}"#), Ok(empty));
         for text in [&b"{\"env\""[..], b"", b"[]", b"{\"env\":{\"A\":1}}", b"{\"command\":\"sh\"}", b"\xff"] {
