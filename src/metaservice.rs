@@ -67,9 +67,9 @@ impl Action {
             Some(value) => value.as_bool().ok_or("tty: no boolean")?,
         };
         let id = string(&object, "id")?;
-        // Without an id it could not be replied to.
-        if id.is_empty() {
-            return Err("id: empty".to_owned());
+        // It stands in the query of the reply as it is.
+        if id.is_empty() || !id.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-')) {
+            return Err("id: not of letters, digits, _ and -".to_owned());
         }
         Ok(Action { id, kind, path: string(&object, "path")?, command: strings(&object, "command")?, tty })
     }
@@ -146,5 +146,10 @@ mod tests {
         for text in ["", "{", "[]", r#"{"type":"none"}"#, r#"{"id":1}"#, r#"{"id":"x","command":"sh"}"#] {
             assert!(Action::from_json(text).is_err(), "{text}");
         }
+        for id in ["", "a b", "a&b", "%41", "a#b", "a\\r\\nX: y", "a\\u0000", "\u{e4}"] {
+            let text = format!(r#"{{"id":"{id}","type":"none"}}"#);
+            assert!(Action::from_json(&text).is_err_and(|why| why.starts_with("id: ")), "{text}");
+        }
+        assert!(Action::from_json(r#"{"id":"aZ09_-","type":"none"}"#).is_ok());
     }
 }

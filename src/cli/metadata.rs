@@ -36,7 +36,8 @@ then ends what it has started.
   --host ADDR           IP, IP:PORT or unix:PATH of the service (default 169.254.169.254:80)
   --entrypoint WORD     put this in front of the task's command; may stand several times
   -e NAME=VALUE         put this into the environment of the task and of shells; the task's own wins
-  --shell WORD          the shell of who names none (default sh); further ones are its arguments
+  --shell WORD          the shell of who names none (default sh); further ones are its arguments.
+                        A task without a command is /bin/bash, and this where there is none
   --user USER[:GROUP]   run programs as this user
   --workdir DIRECTORY   run programs here (default the user's home)
   --fail-on-lost-log    a task whose log did not reach the host whole has failed

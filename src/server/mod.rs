@@ -114,6 +114,10 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
         if config.addrs.len() > 1 || config.auto.is_some() {
             return Err(Error::Address("stdio: serves one connection and goes with no other address".into()));
         }
+        #[cfg(feature = "metadata")]
+        if config.metadata.is_some() {
+            return Err(Error::Address("stdio: serves one connection and goes with no metadata service".into()));
+        }
         let pinned = protocol(stdio)?;
         let shared = Shared::new(config.settings, config.connections_max, stop);
         shared.introduce();

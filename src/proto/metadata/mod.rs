@@ -21,7 +21,7 @@ mod upload;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
@@ -32,6 +32,7 @@ use crate::http::retry;
 use crate::http::wait::Limits;
 use crate::metaservice::RESPONSE_MAX;
 use crate::proto::metadata::bell::Bell;
+use crate::proto::metadata::poll::Places;
 use crate::proto::metadata::programs::Variable;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::random;
@@ -98,6 +99,8 @@ pub struct Timers {
     pub poll: Duration,
     /// After a poll that went wrong.
     pub poll_pause: Duration,
+    /// How long the host waits for a reply to begin. What comes later is for nobody.
+    pub reply: Duration,
     /// The handshake of a shell.
     pub handshake: Duration,
     /// How long the host may take nothing of the log before the program goes on without it, and how long it may take to answer the end.
@@ -116,6 +119,7 @@ impl Default for Timers {
             execute_pause: Duration::from_millis(200),
             poll: Duration::from_secs(35),
             poll_pause: Duration::from_secs(1),
+            reply: Duration::from_secs(30),
             handshake: Duration::from_secs(30),
             log_patience: Duration::from_secs(30),
             artifact_patience: Duration::from_secs(300),
@@ -149,7 +153,7 @@ pub fn run(config: &Config, stop: BorrowedFd) -> io::Result<Ended> {
         env: Mutex::default(),
         killed: AtomicBool::new(false),
         kill: Bell::new()?,
-        actions: AtomicUsize::new(0),
+        places: Mutex::default(),
         action_ended: Bell::new()?,
     };
     let outcome = Mutex::new(None);
@@ -212,8 +216,8 @@ struct Guest<'a> {
     /// The task shall end, now or as soon as it begins. Never taken back.
     killed: AtomicBool,
     kill: Bell,
-    /// Being handled.
-    actions: AtomicUsize,
+    /// What the host has asked for.
+    places: Mutex<Places>,
     action_ended: Bell,
 }
 
@@ -263,6 +267,18 @@ impl Guest<'_> {
 
     /// A small request, made again as the schedule has it.
     fn request(&self, method: &str, target: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
+        self.request_until(method, target, headers, body, None)
+    }
+
+    /// The same, and not made again when nobody waits for it any more.
+    fn request_until(
+        &self,
+        method: &str,
+        target: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+        until: Option<Instant>,
+    ) -> io::Result<(u16, Vec<u8>)> {
         let mut attempt = 0;
         loop {
             // A new connection each time: after what went wrong the old one is in no known state.
@@ -270,7 +286,8 @@ impl Guest<'_> {
             let limits = self.within(self.timers().request);
             let result = client.request(method, target, headers, body, RESPONSE_MAX, limits);
             attempt += 1;
-            let again = retry::is_retried(result.as_ref().map(|(status, _)| *status));
+            let is_late = until.is_some_and(|until| Instant::now() >= until);
+            let again = !is_late && retry::is_retried(result.as_ref().map(|(status, _)| *status));
             if !again || attempt > self.timers().retries || self.pause_before_retry(attempt) {
                 return result;
             }

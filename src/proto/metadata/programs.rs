@@ -82,11 +82,14 @@ impl Account {
 
 /// A variable as programs get it; the error says which one cannot be passed on, and why.
 fn entry((name, value): &Variable) -> Result<Vec<u8>, String> {
-    let why = match () {
-        () if name.is_empty() => "a name must not be empty",
-        () if name.contains('=') => "a name must not contain =",
-        () if name.contains('\0') || value.contains('\0') => "a NUL cannot be passed on",
-        () => return Ok([name, "=", value].concat().into_bytes()),
+    let why = if name.is_empty() {
+        "a name must not be empty"
+    } else if name.contains('=') {
+        "a name must not contain ="
+    } else if name.contains('\0') || value.contains('\0') {
+        "a NUL cannot be passed on"
+    } else {
+        return Ok([name, "=", value].concat().into_bytes());
     };
     Err(format!("environment variable {name:?}: {why}"))
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::http::wait::is_stop;
 use crate::metaservice::{Action, ERROR_HEADER, FILE_NOT_FOUND, REPLY};
+use crate::proto::metadata::folder::Listed;
 use crate::proto::metadata::post::Post;
 use crate::proto::metadata::{Guest, folder, why};
 use crate::sys::fd;
@@ -24,13 +25,13 @@ pub fn artifact(guest: &Guest, action: &Action) {
     let path = &action.path;
     match open(path) {
         Ok(file) => match send(guest, action, &file) {
-            Ok(200) => log::debug!("artifact {path}: sent"),
-            Ok(status) => log::error!("artifact {path}: the host says status {status}"),
+            Ok(200) => log::debug!("artifact {path:?}: sent"),
+            Ok(status) => log::error!("artifact {path:?}: the host says status {status}"),
             Err(error) if is_stop(&error) => {}
-            Err(error) => log::error!("artifact {path}: {}", why(&error)),
+            Err(error) => log::error!("artifact {path:?}: {}", why(&error)),
         },
         Err(error) => {
-            log::info!("artifact {path}: {}", why(&error));
+            log::info!("artifact {path:?}: {}", why(&error));
             answer(guest, action, &[(ERROR_HEADER, FILE_NOT_FOUND)], b"");
         }
     }
@@ -78,8 +79,12 @@ fn send(guest: &Guest, action: &Action, file: &File) -> io::Result<u16> {
 
 /// Sends the list of a folder.
 pub fn folder(guest: &Guest, action: &Action) {
-    let list = folder::list(&action.path, || guest.is_stopped());
-    answer(guest, action, &[("Content-Type", "application/json")], list.as_bytes());
+    match folder::list(&action.path, || guest.is_stopped()) {
+        Listed::Whole(list) => answer(guest, action, &[("Content-Type", "application/json")], list.as_bytes()),
+        // A list that is not whole must not look like one. The host refuses what is no JSON, and asks in vain twice more.
+        Listed::TooLong => answer(guest, action, &[("Content-Type", "text/plain")], b"the list is too long"),
+        Listed::Stopped => {}
+    }
 }
 
 /// Says that the end of the task is under way. That is answered at once, whether it runs or not.
@@ -88,7 +93,8 @@ pub fn kill(guest: &Guest, action: &Action) {
 }
 
 fn answer(guest: &Guest, action: &Action, headers: &[(&str, &str)], body: &[u8]) {
-    match guest.request("POST", &target(action), headers, body) {
+    let until = Some(Instant::now() + guest.timers().reply);
+    match guest.request_until("POST", &target(action), headers, body, until) {
         Ok((200, _)) => {}
         Ok((status, _)) => log::error!("reply to {:?}: status {status}", action.kind),
         // Everything ends, and that is no error.
