@@ -91,8 +91,12 @@ pub mod metaservice;
 pub mod mkinitramfs;
 pub mod monitor;
 pub mod notify;
+#[cfg(feature = "openstack")]
+pub mod password;
 pub mod power;
 pub mod proto;
+#[cfg(feature = "openstack")]
+pub mod replacement;
 pub mod server;
 #[cfg(feature = "metadata")]
 pub mod shell;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 31] = [
+const TABLE: [(&str, u32, &[&str]); 33] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
@@ -20,6 +20,10 @@ const TABLE: [(&str, u32, &[&str]); 31] = [
     // How the machine ends: what process 1 is asked for, and what the command line and the commands ask it.
     ("power", 1, &["sys"]),
     ("stream", 1, &["sys"]),
+    // A file changed as a whole: what the commands inject, and what holds passwords.
+    ("replacement", 1, &["sys"]),
+    // Its schemes are pure; the shadow file is replaced.
+    ("password", 2, &["replacement", "sys"]),
     ("link", 2, &["crc", "stream", "sys"]),
     ("exec", 2, &["sys"]),
     ("files", 2, &["sys"]),
@@ -31,8 +35,8 @@ const TABLE: [(&str, u32, &[&str]); 31] = [
     ("transport", 3, &["link", "stream", "sys"]),
     // Pure: time and bytes are arguments.
     ("shell", 3, &[]),
-    // `power`: they end the machine. `version`: it says what it is.
-    ("commands", 3, &["exec", "files", "json", "power", "sys", "version"]),
+    // `power`: they end the machine. `version`: it says what it is. `password`, `replacement`: they set the one and inject files.
+    ("commands", 3, &["exec", "files", "json", "password", "power", "replacement", "sys", "version"]),
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
     // `http`, `metaservice`, `shell`, `websocket`: the guest's side of the metadata service speaks them.

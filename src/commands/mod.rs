@@ -5,21 +5,29 @@
 
 mod agent;
 pub mod arguments;
+#[cfg(feature = "openstack")]
+pub mod file;
 mod logging;
 mod process;
 pub mod program;
 mod system;
 pub mod table;
+#[cfg(feature = "openstack")]
+pub mod user;
 
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
+#[cfg(feature = "openstack")]
+use std::time::Duration;
 
 use serde_json::{Map, Value};
 
 use crate::commands::arguments::Arguments;
 use crate::commands::table::Table;
 use crate::sys::errno;
+#[cfg(feature = "openstack")]
+use crate::sys::fd;
 
 /// One command.
 pub struct Command {
@@ -40,6 +48,16 @@ pub struct Call<'a> {
     pub caller: Option<BorrowedFd<'a>>,
     /// Readable once the agent shall end.
     pub stop: Option<BorrowedFd<'a>>,
+}
+
+#[cfg(feature = "openstack")]
+impl Call<'_> {
+    /// Whether nobody waits for the result any more, or the agent ends.
+    pub fn is_given_up(&self) -> bool {
+        let now = |fd, wanted| fd::wait_for(fd, wanted, Some(Duration::ZERO)).unwrap_or_default();
+        self.caller.is_some_and(|caller| now(caller, fd::HANG_UP).hung_up)
+            || self.stop.is_some_and(|stop| now(stop, fd::READ).readable)
+    }
 }
 
 /// What a command gives.
@@ -131,10 +149,12 @@ impl fmt::Display for Error {
 pub const AT_ONCE: [&str; 2] = ["agent.info", "agent.ping"];
 
 /// The commands that every agent has, in the order of their names.
-pub const BUILT_IN: [Command; 12] = [
+pub const BUILT_IN: &[Command] = &[
     agent::COMMANDS,
     agent::INFO,
     agent::PING,
+    #[cfg(feature = "openstack")]
+    file::INJECT,
     logging::LEVEL,
     process::list::LIST,
     process::run::RUN,
@@ -144,6 +164,8 @@ pub const BUILT_IN: [Command; 12] = [
     system::SET_TIME,
     system::SHUTDOWN,
     system::SYNC,
+    #[cfg(feature = "openstack")]
+    user::SET_PASSWORD,
 ];
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ pub struct Table {
 impl Table {
     /// The agent's own commands, and those in the usual directory.
     pub fn of_agent() -> Table {
-        Table::with(&BUILT_IN).with_directory(program::DIRECTORY)
+        Table::with(BUILT_IN).with_directory(program::DIRECTORY)
     }
 
     /// Nothing yet.

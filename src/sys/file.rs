@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
@@ -115,6 +115,48 @@ pub fn directory_names(directory: BorrowedFd) -> io::Result<Vec<OsString>> {
             }
             records = rest;
         }
+    }
+}
+
+/// lgetxattr(2), whole. `None`: it has no such attribute, or its file system has none at all.
+pub fn attribute(path: impl AsRef<Path>, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let (path, name) = (c_string(path.as_ref())?, c_string(name)?);
+    // The kernel's limit of a value, XATTR_SIZE_MAX.
+    let mut value = vec![0u8; 64 << 10];
+    // SAFETY: two C strings; the pointer and the length are those of one exclusive slice.
+    let found =
+        check_size(unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len()) });
+    match found {
+        Ok(length) => {
+            value.truncate(length);
+            Ok(Some(value))
+        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP | libc::ENOSYS)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// fsetxattr(2): sets it, whether it was there or not.
+pub fn set_attribute(fd: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
+    let name = c_string(name)?;
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: a C string; the pointer and the length are those of one slice.
+    check(unsafe { libc::fsetxattr(fd, name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }).map(drop)
+}
+
+/// fcntl(2) with F_OFD_SETLK: a lock on the whole file, which must be open for writing, for as long as it is open. False: somebody has one
+/// already, another thread with a file of its own too. Locks of F_SETLK and lockf(3) count. EINVAL before Linux 3.15.
+pub fn lock_whole(fd: BorrowedFd) -> io::Result<bool> {
+    // SAFETY: all zeros is a whole file from its start; the kernel only reads the structure.
+    let result = check(unsafe {
+        let mut whole: libc::flock = std::mem::zeroed();
+        whole.l_type = libc::F_WRLCK as _;
+        libc::fcntl(fd.as_raw_fd(), libc::F_OFD_SETLK, &whole)
+    });
+    match result {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EACCES)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
