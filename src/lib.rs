@@ -108,3 +108,5 @@ pub mod vm;
 #[cfg(feature = "metadata")]
 pub mod websocket;
 pub mod wire;
+#[cfg(feature = "openstack")]
+pub mod xenstore;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 33] = [
+const TABLE: [(&str, u32, &[&str]); 34] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),
@@ -32,6 +32,8 @@ const TABLE: [(&str, u32, &[&str]); 33] = [
     ("http", 2, &["stream", "sys"]),
     // Pure, as below.
     ("metaservice", 2, &[]),
+    // A client of Xen's tree of texts: a stream of its own, which blocks.
+    ("xenstore", 2, &["sys"]),
     ("transport", 3, &["link", "stream", "sys"]),
     // Pure: time and bytes are arguments.
     ("shell", 3, &[]),
@@ -39,7 +41,8 @@ const TABLE: [(&str, u32, &[&str]); 33] = [
     ("commands", 3, &["exec", "files", "json", "password", "power", "replacement", "sys", "version"]),
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
-    // `http`, `metaservice`, `shell`, `websocket`: the guest's side of the metadata service speaks them.
+    // `http`, `metaservice`, `shell`, `websocket`: the guest's side of the metadata service speaks them. `password`, `xenstore`: the
+    // OpenStack guest agent is sent passwords through that store.
     (
         "proto",
         4,
@@ -51,12 +54,14 @@ const TABLE: [(&str, u32, &[&str]); 33] = [
             "http",
             "json",
             "metaservice",
+            "password",
             "shell",
             "stream",
             "sys",
             "version",
             "websocket",
             "wire",
+            "xenstore",
         ],
     ),
     // `version`: it says what is ready.

@@ -23,6 +23,7 @@ pub const SERVE: Command = Command {
                     [--request-timeout TIME] [--commands DIRECTORY] [--spare-console]
                     [--listen-default ADDR]...",
         if_metadata!(" [--metadata ADDR]"),
+        if_openstack!(" [--no-injectfile] [--xen-report]"),
         "
 
   --listen ADDR   where to listen; may stand several times (default unix:/run/lodger.sock):
@@ -33,7 +34,13 @@ pub const SERVE: Command = Command {
                                a kernel may print on too, or over a virtio port
                   port:PATH    a virtio port, or a serial line that nothing else writes to
                   stdio:       serve stdin and stdout, and end with them
-                  ,proto=NAME behind an address pins the protocol
+",
+        if_openstack!(
+            "                  xenstore:[PATH][,no-injectfile][,report]   requests of OpenStack's XenAPI hosts, as
+                               nova-agent serves them (`lodger help openstack`)
+"
+        ),
+        "                  ,proto=NAME behind an address pins the protocol
                   auto         every way into this guest that is there and that nobody uses:
                                unix:/run/lodger.sock, the virtio port org.lodger.0, vsock port
                                1074, hvc1, ttyS1 and the line of the console (auto,noconsole:
@@ -50,6 +57,10 @@ pub const SERVE: Command = Command {
         if_metadata!(
             "  --metadata ADDR   do also the task of the metadata service at ADDR: IP, IP:PORT or unix:PATH
                   (`lodger help metadata`); wins over the file
+"
+        ),
+        if_openstack!(
+            "  --no-injectfile, --xen-report   mean ,no-injectfile and ,report behind every xenstore: address
 "
         ),
         "  --spare-console auto, wherever it stands, means auto,noconsole
@@ -106,6 +117,10 @@ fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
             Arg::Long("google-config") => options.google_config = Some(parser.value()?.into()),
             #[cfg(feature = "metadata")]
             Arg::Long("metadata") => options.metadata = Some(text(parser.value()?)?),
+            #[cfg(feature = "openstack")]
+            Arg::Long("no-injectfile") => options.without_injection = true,
+            #[cfg(feature = "openstack")]
+            Arg::Long("xen-report") => options.xen_reports = true,
             Arg::Long("spare-console") => options.spare_console = true,
             other => return Err(other.unexpected().into()),
         }

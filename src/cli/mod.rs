@@ -14,6 +14,20 @@ macro_rules! if_metadata {
     };
 }
 
+/// The same for the OpenStack guest agent.
+#[cfg(feature = "openstack")]
+macro_rules! if_openstack {
+    ($text:literal) => {
+        $text
+    };
+}
+#[cfg(not(feature = "openstack"))]
+macro_rules! if_openstack {
+    ($text:literal) => {
+        ""
+    };
+}
+
 mod call;
 mod copy;
 mod exec;
@@ -31,6 +45,8 @@ mod metadata_get;
 mod metadata_host;
 #[cfg(feature = "metadata")]
 mod metadata_relay;
+#[cfg(feature = "openstack")]
+mod openstack;
 #[cfg(feature = "metadata")]
 mod output;
 mod ping;
@@ -154,6 +170,8 @@ const COMMANDS: &[Command] = &[
     vm::VM,
     #[cfg(feature = "metadata")]
     metadata::METADATA,
+    #[cfg(feature = "openstack")]
+    openstack::OPENSTACK,
     guest::SERVE,
     guest::INIT,
     guest::POWEROFF,

@@ -36,6 +36,12 @@ impl Arguments {
         Ok(Arguments { members })
     }
 
+    /// These, which come from no request.
+    #[cfg(feature = "openstack")]
+    pub fn of(members: Map<String, Value>) -> Arguments {
+        Arguments { members }
+    }
+
     /// Takes an argument of any type; `null` counts as missing.
     pub fn value(&mut self, name: &str) -> Option<Value> {
         self.members.remove(name).filter(|value| !value.is_null())

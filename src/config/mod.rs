@@ -20,6 +20,8 @@ use crate::proto;
 use crate::proto::metadata;
 use crate::proto::settings::Settings;
 use crate::server::Config;
+#[cfg(feature = "openstack")]
+use crate::transport::XenStore;
 use crate::transport::auto::{self, Console};
 use crate::transport::{self, Addr, Carrier};
 
@@ -48,6 +50,12 @@ pub struct Options {
     /// Where a metadata service is.
     #[cfg(feature = "metadata")]
     pub metadata: Option<String>,
+    /// No host may inject files through XenStore, whatever the address says.
+    #[cfg(feature = "openstack")]
+    pub without_injection: bool,
+    /// Every host is told about the guest through XenStore.
+    #[cfg(feature = "openstack")]
+    pub xen_reports: bool,
 }
 
 /// What an agent is to be.
@@ -135,6 +143,15 @@ pub fn read(options: &Options) -> Result<Told, Error> {
     }
     for way in ways {
         match way {
+            #[cfg(feature = "openstack")]
+            Way::Addr(Addr { carrier: Carrier::XenStore(store), .. }) => {
+                let store = XenStore {
+                    without_injection: store.without_injection || options.without_injection,
+                    reports: store.reports || options.xen_reports,
+                    ..store
+                };
+                config.addrs.push(Addr { carrier: Carrier::XenStore(store), protocol: None });
+            }
             Way::Addr(addr) => config.addrs.push(addr),
             Way::Auto(_) if options.spare_console => config.auto = Some(Console::Spared),
             Way::Auto(console) => config.auto = Some(console),

@@ -4,6 +4,8 @@ pub mod cbor;
 pub mod google;
 #[cfg(feature = "metadata")]
 pub mod metadata;
+#[cfg(feature = "openstack")]
+pub mod openstack;
 pub mod settings;
 
 use std::io;

@@ -109,6 +109,8 @@ fn open(addr: &Addr) -> Result<Listener, Error> {
             listener.map(Listener::Unix).map_err(failed)
         }
         Carrier::Vsock { port, peers } => vsock::Listener::open(*port, *peers).map(Listener::Vsock).map_err(failed),
+        #[cfg(feature = "openstack")]
+        Carrier::XenStore(_) => Err(Error::Address(format!("address {addr}: has no connections"))),
         Carrier::Stdio => Err(Error::Address(format!("address {addr}: only `lodger serve` serves it, and alone"))),
         _ => Err(Error::Address(format!("address {addr}: can only be connected to"))),
     }

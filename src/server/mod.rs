@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
-#[cfg(feature = "metadata")]
+#[cfg(any(feature = "metadata", feature = "openstack"))]
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ use crate::engine::Ended;
 use crate::notify;
 #[cfg(feature = "metadata")]
 use crate::proto::metadata;
+#[cfg(feature = "openstack")]
+use crate::proto::openstack;
 use crate::proto::settings::Settings;
 use crate::proto::{self, Opening, Protocol};
 use crate::server::arrivals::{Arrival, Arrivals, SILENT_MAX};
@@ -41,6 +43,10 @@ const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 /// Bytes of the stack of the thread that waits for the others of the metadata service.
 #[cfg(feature = "metadata")]
 const METADATA_STACK: usize = 128 << 10;
+
+/// Bytes of the stack of a thread that serves a store; what is large is on the heap.
+#[cfg(feature = "openstack")]
+const STORE_STACK: usize = 256 << 10;
 
 /// Exit status of an agent on stdin and stdout whose peer named no job: upstream's.
 const NO_JOB: u8 = 127;
@@ -181,6 +187,9 @@ pub struct Service {
     listeners: Vec<Listening>,
     arrivals: Arrivals,
     ways: Option<Ways>,
+    /// Threads that serve record exchanges.
+    #[cfg(feature = "openstack")]
+    stores: Vec<JoinHandle<()>>,
 }
 
 impl Service {
@@ -193,10 +202,17 @@ impl Service {
         let shared = Shared::new(settings, connections_max, stop);
         shared.introduce();
         let ways = auto.map(|console| Ways::new(console, Instant::now()));
-        let mut service = Service { shared, listeners: Vec::new(), arrivals: Arrivals::default(), ways };
+        let mut service = Service {
+            shared,
+            listeners: Vec::new(),
+            arrivals: Arrivals::default(),
+            ways,
+            #[cfg(feature = "openstack")]
+            stores: Vec::new(),
+        };
         // Threads come last: opening a socket changes the umask of the whole process for a moment.
-        let (lines, others): (Vec<&Addr>, Vec<&Addr>) = addrs.iter().partition(|addr| addr.carrier.is_line());
-        others.into_iter().chain(lines).try_for_each(|addr| service.listen(addr))?;
+        let (threads, others): (Vec<&Addr>, Vec<&Addr>) = addrs.iter().partition(|addr| addr.carrier.wants_a_thread());
+        others.into_iter().chain(threads).try_for_each(|addr| service.listen(addr))?;
         service.look();
         Ok(service)
     }
@@ -207,9 +223,13 @@ impl Service {
     /// Of poll(2).
     pub fn run(mut self) -> io::Result<()> {
         self.accept_all()?;
+        #[cfg(feature = "openstack")]
+        let stores = std::mem::take(&mut self.stores);
         let Service { shared, listeners, arrivals, .. } = self;
         drop((listeners, arrivals));
         connections::wait_for_connections(&shared);
+        #[cfg(feature = "openstack")]
+        stores.into_iter().for_each(|store| drop(store.join()));
         Ok(())
     }
 
@@ -219,6 +239,8 @@ impl Service {
         let started = match &addr.carrier {
             Carrier::Port { path } => port::start(&self.shared, path, None, pinned),
             Carrier::Serial { path, settings } => port::start(&self.shared, path, Some(*settings), pinned),
+            #[cfg(feature = "openstack")]
+            Carrier::XenStore(store) => self.serve_store(store),
             _ => {
                 self.listeners.push(Listening::open(addr, pinned)?);
                 Ok(())
@@ -226,6 +248,17 @@ impl Service {
         };
         started.map_err(Error::System)?;
         self.shared.settings.commands.describe(|about| about.listeners.push(addr.to_string()));
+        Ok(())
+    }
+
+    /// Serves the requests in a store, on a thread of its own.
+    #[cfg(feature = "openstack")]
+    fn serve_store(&mut self, store: &transport::XenStore) -> io::Result<()> {
+        let config =
+            openstack::Config { path: store.path.clone(), injects: !store.without_injection, reports: store.reports };
+        let (table, stop) = (Arc::clone(&self.shared.settings.commands), self.shared.stop.try_clone()?);
+        let serve = move || openstack::run(&config, table, stop);
+        self.stores.push(thread::Builder::new().stack_size(STORE_STACK).spawn(serve)?);
         Ok(())
     }
 

@@ -11,6 +11,7 @@
 //! | `port:NAME` | the virtio port of that name, when no file here has it | the same |
 //! | `stdio:` | the process's own stdin and stdout | – |
 //! | `local:` | – | an agent of its own for this one connection |
+//! | `xenstore:[PATH][,no-injectfile][,report]` | requests of the host in XenStore, which are no connections | – |
 //!
 //! A serial line may also be a virtio port, by its path or its name. `serve` takes the word `auto` too, which stands for all ways into a guest
 //! that are there (`auto`).
@@ -41,8 +42,12 @@ pub const DEFAULT: &str = "unix:/run/lodger.sock";
 /// Permissions of a listening socket when the address gives none: whoever may connect may run programs as the agent's user.
 const SOCKET_MODE: u32 = 0o600;
 
+#[cfg(not(feature = "openstack"))]
 const SCHEMES: &str =
     "unix:PATH, vsock:PORT, vsock:CID:PORT, hvsock:PATH:PORT, serial:PATH, port:PATH, stdio: and local: are known";
+#[cfg(feature = "openstack")]
+const SCHEMES: &str = "unix:PATH, vsock:PORT, vsock:CID:PORT, hvsock:PATH:PORT, serial:PATH, port:PATH, xenstore:, stdio: \
+                       and local: are known";
 
 /// An address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,12 +88,31 @@ pub enum Carrier {
     },
     Stdio,
     Local,
+    #[cfg(feature = "openstack")]
+    XenStore(XenStore),
+}
+
+/// How requests in XenStore are served.
+#[cfg(feature = "openstack")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct XenStore {
+    /// The device or the socket; the usual one for none.
+    pub path: Option<PathBuf>,
+    /// Whether the host may inject no files.
+    pub without_injection: bool,
+    /// Whether the host is told what the tools of XCP-ng and XenServer show.
+    pub reports: bool,
 }
 
 impl Carrier {
-    /// Whether it is one line without connections of its own.
-    pub fn is_line(&self) -> bool {
-        matches!(self, Carrier::Port { .. } | Carrier::Serial { .. })
+    /// Whether nobody connects to it, so that a thread must serve it from the beginning.
+    pub fn wants_a_thread(&self) -> bool {
+        match self {
+            Carrier::Port { .. } | Carrier::Serial { .. } => true,
+            #[cfg(feature = "openstack")]
+            Carrier::XenStore(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -150,6 +174,10 @@ impl fmt::Display for Addr {
             Carrier::Serial { path, .. } => write!(f, "serial:{}", path.display()),
             Carrier::Stdio => f.write_str("stdio:"),
             Carrier::Local => f.write_str("local:"),
+            #[cfg(feature = "openstack")]
+            Carrier::XenStore(XenStore { path, .. }) => {
+                write!(f, "xenstore:{}", path.as_deref().unwrap_or("".as_ref()).display())
+            }
         }
     }
 }
@@ -168,6 +196,9 @@ fn parse(text: &str) -> Result<Addr, String> {
     let place = parts.next().unwrap_or_default();
     let (mut mode, mut group, mut peers, mut protocol) = (SOCKET_MODE, None, None, None);
     let mut settings = serial::Settings::default();
+    #[cfg(feature = "openstack")]
+    let mut store =
+        XenStore { path: Some(place).filter(|path| !path.is_empty()).map(PathBuf::from), ..XenStore::default() };
     for part in parts {
         match part.split_once('=') {
             Some(("mode", octal)) if scheme == "unix" => {
@@ -183,7 +214,11 @@ fn parse(text: &str) -> Result<Addr, String> {
             }
             None if scheme == "serial" && part == "rtscts" => settings.rtscts = true,
             None if scheme == "serial" && part == "quiet" => settings.quiet = true,
-            Some(("proto", name)) => protocol = Some(name.to_owned()),
+            #[cfg(feature = "openstack")]
+            None if scheme == "xenstore" && part == "no-injectfile" => store.without_injection = true,
+            #[cfg(feature = "openstack")]
+            None if scheme == "xenstore" && part == "report" => store.reports = true,
+            Some(("proto", name)) if scheme != "xenstore" => protocol = Some(name.to_owned()),
             _ => return Err(format!("unknown option {part}")),
         }
     }
@@ -200,6 +235,8 @@ fn parse(text: &str) -> Result<Addr, String> {
         "stdio" | "local" if !place.is_empty() => return Err("nothing may stand behind the colon".to_owned()),
         "stdio" => Carrier::Stdio,
         "local" => Carrier::Local,
+        #[cfg(feature = "openstack")]
+        "xenstore" => Carrier::XenStore(store),
         _ => return Err(format!("unknown scheme ({SCHEMES})")),
     };
     Ok(Addr { carrier, protocol })
@@ -257,6 +294,8 @@ pub fn connect_with(addr: &Addr, wishes: Wishes) -> io::Result<Stream> {
             unsupported(format!("{addr}: can only be listened on; vsock:CID:PORT says whose port it is"))
         }
         Carrier::Stdio => unsupported("stdio: can only be listened on".into()),
+        #[cfg(feature = "openstack")]
+        Carrier::XenStore(_) => unsupported(format!("{addr} can only be listened on")),
     }
 }
 
