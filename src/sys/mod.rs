@@ -14,6 +14,8 @@ pub mod file;
 pub mod interface;
 pub mod name;
 pub mod net;
+#[cfg(feature = "openstack")]
+pub mod netlink;
 pub mod process;
 pub mod random;
 pub mod signal;
