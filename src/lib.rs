@@ -18,6 +18,7 @@
 //! | [`power`] | the end of the machine, and who is asked for it |
 //! | [`stream`] | two descriptors, and the buffers on both sides of them |
 //! | [`link`] | many streams over one serial line that loses nothing |
+//! | [`network`] | addresses, routes and names of the machine (with the feature `openstack`) |
 //! | [`exec`] | one program: its start, its numbered streams, its end |
 //! | [`files`] | file operations, and the open files of a connection |
 //! | [`websocket`] | messages both ways on a stream that began as HTTP |
@@ -90,6 +91,8 @@ pub mod metadata;
 pub mod metaservice;
 pub mod mkinitramfs;
 pub mod monitor;
+#[cfg(feature = "openstack")]
+pub mod network;
 pub mod notify;
 #[cfg(feature = "openstack")]
 pub mod password;

@@ -24,6 +24,8 @@ const TABLE: [(&str, u32, &[&str]); 34] = [
     ("replacement", 1, &["sys"]),
     // Its schemes are pure; the shadow file is replaced.
     ("password", 2, &["replacement", "sys"]),
+    // Its files are replaced.
+    ("network", 2, &["replacement", "sys"]),
     ("link", 2, &["crc", "stream", "sys"]),
     ("exec", 2, &["sys"]),
     ("files", 2, &["sys"]),
@@ -37,8 +39,9 @@ const TABLE: [(&str, u32, &[&str]); 34] = [
     ("transport", 3, &["link", "stream", "sys"]),
     // Pure: time and bytes are arguments.
     ("shell", 3, &[]),
-    // `power`: they end the machine. `version`: it says what it is. `password`, `replacement`: they set the one and inject files.
-    ("commands", 3, &["exec", "files", "json", "password", "power", "replacement", "sys", "version"]),
+    // `power`: they end the machine. `version`: it says what it is. `network`, `password`, `replacement`: they set
+    // the ones and inject files.
+    ("commands", 3, &["exec", "files", "json", "network", "password", "power", "replacement", "sys", "version"]),
     ("engine", 3, &["exec", "files", "stream", "sys"]),
     // `exec`, `files`: operations of one request and one answer need no poll loop between. `version`: it says what it is.
     // `http`, `metaservice`, `shell`, `websocket`: the guest's side of the metadata service speaks them. `password`, `xenstore`: the

@@ -1,0 +1,220 @@
+//! From the network that is to the one that is wanted, by the fewest changes, or back.
+//!
+//! Of each interface go its addresses of global scope that are not wanted, and its routes in the main table that an administrator, a start
+//! script or a DHCP client made. Routes of the kernel (to the networks of addresses), of routers' advertisements and of routing programs stay,
+//! and so do IPv6 addresses that have an end, as those from advertisements have.
+//!
+//! Of two wanted routes to the same place, as default routes of two interfaces are, the first is used; the others have higher metrics. So has
+//! one to where a route leads that stays. A gateway in no network of the addresses is taken for a neighbour all the same, as subnets with
+//! gateways from outside of them need it.
+
+use std::io::ErrorKind;
+
+use crate::network::Error;
+use crate::network::state::{self, Item, Key, Link, Owner};
+use crate::network::wanted::{Interface, Network, Route};
+use crate::sys::file::ESRCH;
+use crate::sys::netlink::{self, Refusal, Socket};
+
+/// How often changes are compared with what they led to. The kernel takes more away than it is told: with the first IPv4 address of a network
+/// the others in it, with the last one of an interface all its routes, with any the routes that name it as source. The next round puts that
+/// right; what is not right in the end, somebody else keeps changing. Four are the most that are needed.
+const ROUNDS_MAX: usize = 8;
+
+/// Metric of routes: the kernel's own for those without one.
+const IPV4_METRIC: u32 = 0;
+const IPV6_METRIC: u32 = 1024;
+
+/// Interfaces that are set up together.
+struct Setup<'a> {
+    socket: &'a mut Socket,
+    interfaces: &'a [(Link, &'a Interface)],
+    /// The changes so far, in words.
+    done: Vec<String>,
+}
+
+/// What is not as it shall be.
+#[derive(Default)]
+struct Difference<'a> {
+    /// The same IPv6 addresses with other masks.
+    in_the_way: Vec<&'a Item>,
+    /// Missing ones.
+    addresses: Vec<&'a Item>,
+    routes: Vec<&'a Item>,
+    /// Routes, and then addresses.
+    unwanted: Vec<&'a Item>,
+}
+
+/// Makes the interfaces what they shall be; gives the changes in words, none where they are that already.
+///
+/// # Errors
+/// `System` with the operation; everything is as it was then, or the text says that it is not.
+pub fn apply(socket: &mut Socket, interfaces: &[(Link, &Interface)]) -> Result<Vec<String>, Error> {
+    let mut setup = Setup { socket, interfaces, done: Vec::new() };
+    let before = setup.items()?;
+    let goal = setup.goal(&before);
+    let result = setup.switch_on().and_then(|()| setup.reach(&goal));
+    if let Err(error) = result {
+        return Err(if setup.undo(before).is_ok() { error } else { error.and("earlier changes are not undone") });
+    }
+    Ok(setup.done)
+}
+
+impl Setup<'_> {
+    fn items(&mut self) -> Result<Vec<Item>, Error> {
+        state::items(self.socket).map_err(|error| Error::system("read addresses and routes", error))
+    }
+
+    fn has(&self, link: u32) -> bool {
+        self.interfaces.iter().any(|(own, _)| own.index == link)
+    }
+
+    /// Whether it goes when it is not wanted.
+    fn is_ours(&self, item: &Item) -> bool {
+        item.owner == Owner::Setup && item.links.iter().all(|link| self.has(*link))
+    }
+
+    /// Addresses and routes that shall be there, in the order in which they are added.
+    fn goal(&self, before: &[Item]) -> Vec<Item> {
+        let mut goal = Vec::new();
+        // The kernel makes one of two IPv6 routes to one place with one metric, but of those from advertisements.
+        let mut taken: Vec<(Network, u32)> = Vec::new();
+        for item in before.iter().filter(|item| item.owner != Owner::Router && !self.is_ours(item)) {
+            // Those of the kernel come and go with our addresses.
+            let Key::Route { link, to, metric, .. } = item.key else { continue };
+            if item.owner != Owner::Kernel || !self.has(link) {
+                taken.push((to, metric));
+            }
+        }
+        for (link, wanted) in self.interfaces {
+            goal.extend(wanted.addresses.iter().map(|network| state::address_item(link.index, *network)));
+            taken.extend(wanted.addresses.iter().map(|network| (network.masked(), IPV4_METRIC)));
+        }
+        for (link, wanted) in self.interfaces {
+            for route in &wanted.routes {
+                let is_near = wanted.addresses.iter().any(|network| network.reaches(route.gateway));
+                let metric = free_metric(&mut taken, route);
+                goal.push(state::route_item(link.index, *route, metric, is_near));
+            }
+        }
+        goal
+    }
+
+    fn switch_on(&mut self) -> Result<(), Error> {
+        for (link, _) in self.interfaces.iter().filter(|(link, _)| !link.is_up) {
+            let body = state::switch(link.index, true);
+            let answer = self.socket.request(netlink::NEW_LINK, 0, &body);
+            answer.map_err(|refusal| refused(format!("switch on {}", link.name), refusal))?;
+            self.done.push(format!("{}: switched on", link.name));
+        }
+        Ok(())
+    }
+
+    /// Changes the kernel's state until it is the goal: addresses until they stay, and only then routes, whose gateways must be neighbours of
+    /// the new addresses, and none of the old ones.
+    fn reach(&mut self, goal: &[Item]) -> Result<(), Error> {
+        for _ in 0..ROUNDS_MAX {
+            let found = self.items()?;
+            let Difference { in_the_way, addresses, routes, unwanted } = self.difference(&found, goal);
+            if in_the_way.len() + addresses.len() + routes.len() + unwanted.len() == 0 {
+                return Ok(());
+            }
+            let is_stable = addresses.is_empty() && unwanted.is_empty();
+            in_the_way.into_iter().try_for_each(|item| self.remove(item))?;
+            addresses.into_iter().try_for_each(|item| self.add(item))?;
+            unwanted.into_iter().try_for_each(|item| self.remove(item))?;
+            if is_stable {
+                routes.into_iter().try_for_each(|item| self.add(item))?;
+            }
+        }
+        Err(Error::system("set up the network, which keeps changing", ErrorKind::ResourceBusy.into()))
+    }
+
+    fn difference<'a>(&self, found: &'a [Item], goal: &'a [Item]) -> Difference<'a> {
+        let mut difference = Difference::default();
+        for item in goal {
+            if !found.iter().any(|other| other.key == item.key && other.is_lasting == item.is_lasting) {
+                let missing = if item.key.is_address() { &mut difference.addresses } else { &mut difference.routes };
+                missing.push(item);
+            }
+        }
+        // Routes may need the addresses.
+        for are_addresses in [false, true] {
+            for item in found.iter().filter(|item| item.key.is_address() == are_addresses && self.is_ours(item)) {
+                if difference.addresses.iter().any(|other| is_other_mask(&item.key, &other.key)) {
+                    difference.in_the_way.push(item);
+                } else if goal.iter().all(|other| other.key != item.key) {
+                    difference.unwanted.push(item);
+                }
+            }
+        }
+        difference
+    }
+
+    fn add(&mut self, item: &Item) -> Result<(), Error> {
+        let (kind, flags) = match item.key.is_address() {
+            // Its lifetimes may be others.
+            true => (netlink::NEW_ADDRESS, netlink::CREATE | netlink::REPLACE),
+            false => (netlink::NEW_ROUTE, netlink::CREATE),
+        };
+        match self.socket.request(kind, flags, &item.body) {
+            Ok(()) => self.done.push(format!("{}: {} added", self.name(item), item.key)),
+            Err(refusal) => return Err(refused(format!("add {} to {}", item.key, self.name(item)), refusal)),
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, item: &Item) -> Result<(), Error> {
+        let kind = if item.key.is_address() { netlink::DELETE_ADDRESS } else { netlink::DELETE_ROUTE };
+        match self.socket.request(kind, 0, &item.body) {
+            Ok(()) => self.done.push(format!("{}: {} removed", self.name(item), item.key)),
+            // It went with another one.
+            Err(Refusal { error, .. })
+                if error.raw_os_error() == Some(ESRCH) || error.kind() == ErrorKind::AddrNotAvailable => {}
+            Err(refusal) => return Err(refused(format!("remove {} from {}", item.key, self.name(item)), refusal)),
+        }
+        Ok(())
+    }
+
+    /// Back to what was there. What was switched on is last: with it go the IPv6 addresses and all routes.
+    fn undo(&mut self, mut before: Vec<Item>) -> Result<(), Error> {
+        before.retain(|item| self.is_ours(item));
+        self.reach(&before)?;
+        for (link, _) in self.interfaces.iter().filter(|(link, _)| !link.is_up) {
+            let body = state::switch(link.index, false);
+            let answer = self.socket.request(netlink::NEW_LINK, 0, &body);
+            answer.map_err(|refusal| refused(format!("switch off {}", link.name), refusal))?;
+        }
+        Ok(())
+    }
+
+    fn name(&self, item: &Item) -> &str {
+        let found = self.interfaces.iter().find(|(link, _)| link.index == item.key.link());
+        found.map_or("", |(link, _)| &link.name)
+    }
+}
+
+/// The lowest metric with which no other route leads to the same place.
+fn free_metric(taken: &mut Vec<(Network, u32)>, route: &Route) -> u32 {
+    let mut metric = if route.gateway.is_ipv4() { IPV4_METRIC } else { IPV6_METRIC };
+    while taken.contains(&(route.to, metric)) {
+        metric += 1;
+    }
+    taken.push((route.to, metric));
+    metric
+}
+
+/// Whether both are the same IPv6 address, with other masks: an interface has each only once.
+fn is_other_mask(one: &Key, other: &Key) -> bool {
+    match (one, other) {
+        (Key::Address { link, network }, Key::Address { link: other_link, network: other }) => {
+            link == other_link && network.address == other.address && network != other && network.address.is_ipv6()
+        }
+        _ => false,
+    }
+}
+
+fn refused(what: String, refusal: Refusal) -> Error {
+    let error = Error::system(&what, refusal.error);
+    if refusal.text.is_empty() { error } else { error.and(&refusal.text) }
+}
