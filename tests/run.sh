@@ -29,7 +29,7 @@ done
 . initramfs/setup.sh
 
 add_target
-add_packages cc:gcc qemu-system-x86_64:qemu-system-x86 busybox:busybox-static script:bsdutils
+add_packages cc:gcc qemu-system-x86_64:qemu-system-x86 busybox:busybox-static script:bsdutils ip:iproute2
 add_kernel
 add_vsock_device
 build_static

@@ -8,6 +8,8 @@ pub mod arguments;
 #[cfg(feature = "openstack")]
 pub mod file;
 mod logging;
+#[cfg(feature = "openstack")]
+pub mod network;
 mod process;
 pub mod program;
 mod system;
@@ -156,6 +158,8 @@ pub const BUILT_IN: &[Command] = &[
     #[cfg(feature = "openstack")]
     file::INJECT,
     logging::LEVEL,
+    #[cfg(feature = "openstack")]
+    network::CONFIGURE,
     process::list::LIST,
     process::run::RUN,
     process::signal::SIGNAL,
