@@ -52,6 +52,12 @@ add_kernel() {
     sh initramfs/fetch-kernel.sh >/dev/null
 }
 
+# The daemons and tools of XenStore, for the tests of its guests.
+add_xenstore() {
+    [ -x build/xen/usr/bin/xenstore-read ] || update_lists
+    sh tests/xenstore/fetch.sh
+}
+
 # The vsock device of guests, once: into cargo's home where CI keeps that, else into build/. About half a minute on two cores.
 add_vsock_device() {
     if [ -x build/tools/bin/vhost-device-vsock ] || command -v vhost-device-vsock >/dev/null; then return 0; fi

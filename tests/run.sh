@@ -3,9 +3,9 @@
 #
 #     tests/run.sh [-y] [--boots N | --soak] [CARGO TEST ARGUMENTS]
 #
-# Does all the set-up first: the Rust target, the Debian packages that are missing (asks before; -y does not ask), a kernel that is
-# unpacked into build/, the vsock device of guests (a crate, built once), the static binary. --boots N boots a guest N times in a row
-# (default 5), --soak 50 times. Needs Rust.
+# Does all the set-up first: the Rust target, the Debian packages that are missing (asks before; -y does not ask), a kernel and the
+# daemons of XenStore, which are unpacked into build/, the vsock device of guests (a crate, built once), the static binary. --boots N
+# boots a guest N times in a row (default 5), --soak 50 times. Needs Rust.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -29,8 +29,10 @@ done
 . initramfs/setup.sh
 
 add_target
-add_packages cc:gcc qemu-system-x86_64:qemu-system-x86 busybox:busybox-static script:bsdutils ip:iproute2
+add_packages cc:gcc qemu-system-x86_64:qemu-system-x86 busybox:busybox-static script:bsdutils ip:iproute2 \
+    openssl:openssl perl:perl-base strace:strace unshare:util-linux
 add_kernel
+add_xenstore
 add_vsock_device
 build_static
 

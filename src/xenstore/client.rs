@@ -29,6 +29,9 @@ const PATH: &str = "XENSTORED_PATH";
 /// How long a daemon may take to answer. It answers at once; while it is started anew, or a guest is moved, nobody does.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Reads in one go, each of some 100 events: so many that the next look is better done now than when it is quiet.
+const READS_MAX: usize = 64;
+
 /// Why a request has no result.
 #[derive(Debug)]
 pub enum Error {
@@ -64,6 +67,8 @@ impl std::error::Error for Error {}
 #[derive(Debug)]
 pub struct Client {
     line: OwnedFd,
+    /// How long an answer may take.
+    patience: Duration,
     last_id: u32,
     /// What has come and is no whole message yet: less than the longest one, and one read.
     input: Vec<u8>,
@@ -82,14 +87,22 @@ impl Client {
     /// Connects to a device or a unix socket.
     ///
     /// # Errors
-    /// `NotFound` when it is not there. Linux's device is there without a store, too, and then has the same error.
+    /// `NotFound` when it is not there. Linux's device is there without a store, too, and then has the same error. `InvalidInput` for
+    /// anything else, which is not touched: a request must not become the content of a file.
     pub fn open(path: &Path) -> io::Result<Client> {
-        let line = match fs::metadata(path)?.file_type().is_socket() {
-            true => unix::connect(path)?,
-            false => file::open(path, O_RDWR | O_NONBLOCK, 0)?.into(),
+        let kind = fs::metadata(path)?.file_type();
+        let line = match () {
+            () if kind.is_socket() => unix::connect(path)?,
+            () if kind.is_char_device() => file::open(path, O_RDWR | O_NONBLOCK, 0)?.into(),
+            () => return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no device and no socket")),
         };
         fd::set_nonblocking(line.as_fd(), true)?;
-        Ok(Client { line, last_id: 0, input: Vec::new(), changed: false })
+        Ok(Client { line, patience: ANSWER, last_id: 0, input: Vec::new(), changed: false })
+    }
+
+    /// The same, which waits so long for an answer and not 10 s.
+    pub fn with_patience(self, patience: Duration) -> Client {
+        Client { patience, ..self }
     }
 
     /// Readable when something has come. Then `has_changed` tells what it means.
@@ -156,16 +169,20 @@ impl Client {
         self.ask(WATCH, path, b"lodger\0").map(drop)
     }
 
-    /// Takes what has come, without waiting. Whether anything that is watched may have changed since the last call.
+    /// Takes what has come, without waiting; when it comes faster than it is taken, a part of it. Whether anything that is watched may have changed since the last call.
     ///
     /// # Errors
     /// `Lost`, when the connection has ended or what came is no message.
     pub fn has_changed(&mut self) -> Result<bool, Error> {
-        while self.receive().map_err(Error::Lost)? {
+        for reads in 0..=READS_MAX {
+            // What came behind the last answer was read with it.
             while let Some(message) = self.next()? {
                 if message.kind != WATCH_EVENT {
                     log::debug!("xenstore: an answer of type {} that nobody waits for", message.kind);
                 }
+            }
+            if reads == READS_MAX || !self.receive().map_err(Error::Lost)? {
+                break;
             }
         }
         Ok(std::mem::take(&mut self.changed))
@@ -181,7 +198,7 @@ impl Client {
         let message = Message::of(kind, self.last_id, &[path.as_bytes(), b"\0", rest]);
         // The daemon would never serve this guest again.
         let message = message.ok_or_else(|| Error::Refused("E2BIG".to_owned()))?;
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + self.patience;
         self.send(&message, deadline)?;
         loop {
             while let Some(message) = self.next()? {
@@ -217,9 +234,7 @@ impl Client {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.wait(fd::WRITE, deadline)?,
                 // Linux's device does a watch itself, and refuses it here.
-                Err(error) if message.kind == WATCH && error.kind() != io::ErrorKind::BrokenPipe => {
-                    return Err(Error::Refused(describe(&error)));
-                }
+                Err(error) if message.kind == WATCH && !is_end(&error) => return Err(Error::Refused(describe(&error))),
                 Err(error) => return Err(Error::Lost(error)),
             }
         }
@@ -243,4 +258,10 @@ impl Client {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Whether the other side of a socket has gone.
+fn is_end(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
