@@ -36,8 +36,8 @@ pub const SERVE: Command = Command {
                   stdio:       serve stdin and stdout, and end with them
 ",
         if_openstack!(
-            "                  xenstore:[PATH][,no-injectfile][,report]   requests of OpenStack's XenAPI hosts, as
-                               nova-agent serves them (`lodger help openstack`)
+            "                  xenstore:[PATH][,no-injectfile][,report]   requests of OpenStack's XenAPI hosts,
+                               as nova-agent serves them (`lodger help openstack`)
 "
         ),
         "                  ,proto=NAME behind an address pins the protocol
