@@ -27,6 +27,9 @@ const EVERY: Duration = Duration::from_secs(60);
 /// What the host watches.
 const UPDATED: &str = "data/updated";
 
+/// Where addresses are.
+const VIFS: &str = "attr/vif";
+
 /// Bytes of the longest value: no daemon takes more than 2015.
 const VALUE_MAX: usize = 1024;
 
@@ -69,6 +72,9 @@ impl Report {
     pub fn write(&mut self, client: &mut Client) -> Result<(), Error> {
         let facts = self.facts();
         let all = self.told_at.is_none_or(|at| at.elapsed() >= EVERY);
+        if self.told.is_empty() {
+            self.told.extend(addresses_of_before(client)?);
+        }
         for path in self.told.keys().filter(|path| !facts.contains_key(*path)).cloned().collect::<Vec<_>>() {
             self.accept(&path, client.remove(&path))?;
             self.told.remove(&path);
@@ -162,7 +168,7 @@ impl Report {
                 IpAddr::V6(_) => "ipv6",
             };
             let count = counts.entry((number, family)).or_default();
-            put(&format!("attr/vif/{number}/{family}/{count}"), &address.to_string());
+            put(&format!("{VIFS}/{number}/{family}/{count}"), &address.to_string());
             *count += 1;
         }
     }
@@ -172,6 +178,23 @@ impl Report {
         let device = fs::read_link(self.root.join("sys/class/net").join(interface).join("device")).ok()?;
         device.file_name()?.to_str()?.strip_prefix("vif-")?.parse().ok()
     }
+}
+
+/// Addresses that an agent before this one told, without their values: those that are no more must go.
+fn addresses_of_before(client: &mut Client) -> Result<Vec<(String, String)>, Error> {
+    let mut list = |path: &str| match client.list(path) {
+        Err(Error::Refused(_)) => Ok(Vec::new()),
+        result => result,
+    };
+    let mut found = Vec::new();
+    for number in list(VIFS)? {
+        for family in ["ipv4", "ipv6"] {
+            let folder = format!("{VIFS}/{number}/{family}");
+            let paths = list(&folder)?.into_iter().map(|index| (format!("{folder}/{index}"), String::new()));
+            found.extend(paths);
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
