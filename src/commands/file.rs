@@ -87,7 +87,8 @@ pub fn put(path: &Path, content: &[u8]) -> Result<Put, Error> {
         _ => replacement::write(&place, content, mode, Old::Gone).map(|()| Put::New),
     };
     let done = done.map_err(system)?;
-    log::info!("file {shown}: injected, {} bytes", content.len());
+    // Not as it is: a line break in it would make lines of the log.
+    log::info!("file {path:?}: injected, {} bytes", content.len());
     Ok(done)
 }
 

@@ -49,6 +49,8 @@ struct Shared {
     gate: Option<u32>,
     /// One waits at the gate.
     is_held: bool,
+    /// The client is to be hung up on.
+    hangs_up: bool,
     /// What the device would have refused.
     broken: Option<String>,
 }
@@ -125,6 +127,11 @@ impl Bus {
     pub fn open_gate(&self) {
         let mut shared = self.shared();
         (shared.gate, shared.is_held) = (None, false);
+    }
+
+    /// Ends the client's connection, as no device does.
+    pub fn hang_up(&self) {
+        self.shared().hangs_up = true;
     }
 
     /// What the device would have refused, if anything.
@@ -205,6 +212,10 @@ impl Line {
     /// Whole messages only, as the device takes them.
     fn pass_requests(&mut self) {
         let mut shared = self.shared.lock().expect("nobody panicked");
+        if std::mem::take(&mut shared.hangs_up) {
+            self.client = None;
+            self.from_client.clear();
+        }
         while let Some(header) = self.from_client.first_chunk::<HEADER>() {
             let number = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
             let (kind, length) = (number(0), HEADER + number(12) as usize);

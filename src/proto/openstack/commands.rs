@@ -9,6 +9,7 @@
 //! | `resetnetwork` | –; what is wanted stands in `vm-data` | – |
 //! | `injectfile` | base 64 of `path,content` | – |
 
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -55,13 +56,13 @@ impl Commands {
             Ok((name, value)) => {
                 let response = guarded(|| self.run(&name, &value, carrier));
                 match response.code {
-                    "500" => log::warn!("command {name:?}: {}", response.message),
+                    "500" => log::warn!("command {name:?}: {}", response.text()),
                     code => log::info!("command {name:?}: {code}"),
                 }
                 response
             }
             Err(response) => {
-                log::warn!("a request that is none: {}", response.message);
+                log::warn!("a request that is none: {}", response.text());
                 response
             }
         };
@@ -166,19 +167,24 @@ fn inject(value: &Value) -> Result<Response, String> {
 /// Makes the network what the host wants it to be. Whether anything was changed.
 ///
 /// # Errors
-/// As those of `network.configure`, and `BadArgument` for a node that is no JSON.
+/// As those of `network.configure`, `BadArgument` for a node that is no JSON, and `Interrupted` or `Failed` when not all could be read.
 pub fn reset_network(table: &Arc<Table>, carrier: &mut dyn Carrier) -> Result<bool, Error> {
     let mut interfaces = Vec::new();
-    for name in carrier.list(INTERFACES) {
+    let failed = |path: &str, error: io::Error| match error.kind() {
+        io::ErrorKind::Interrupted => Error::Interrupted(format!("read {path}: {error}")),
+        _ => Error::Failed(format!("read {path}: {error}")),
+    };
+    for name in carrier.list(INTERFACES).map_err(|error| failed(INTERFACES, error))? {
         let path = format!("{INTERFACES}/{name}");
         // It may have gone since.
-        let Some(text) = carrier.read(&path) else { continue };
+        let Some(text) = carrier.read(&path).map_err(|error| failed(&path, error))? else { continue };
         let object = request::object(&text).ok_or_else(|| Error::BadArgument(format!("{path}: no JSON object")))?;
         interfaces.push(Value::Object(object));
     }
     let mut wanted = Map::new();
     wanted.insert("interfaces".to_owned(), interfaces.into());
-    let host_name = carrier.read(HOST_NAME).map(|text| String::from_utf8_lossy(&text).trim().to_owned());
+    let host_name = carrier.read(HOST_NAME).map_err(|error| failed(HOST_NAME, error))?;
+    let host_name = host_name.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
     if let Some(name) = host_name.filter(|name| !name.is_empty()) {
         wanted.insert("hostname".to_owned(), name.into());
     }

@@ -4,6 +4,7 @@
 //! Upstream's rule is that the request goes before the response comes. Here it goes before it is even looked at: so none is done twice, and
 //! none that ends the agent can do so again when the agent is back.
 
+use std::io;
 use std::os::fd::BorrowedFd;
 
 /// One request.
@@ -35,11 +36,17 @@ pub trait Carrier {
     /// Puts the response to a request where the host looks for it.
     fn respond(&mut self, request: &Request, response: &[u8]);
 
-    /// What the host has put at a path beside the requests, if anything. `None` too, when everything shall end.
-    fn read(&mut self, path: &str) -> Option<Vec<u8>>;
+    /// What the host has put at a path beside the requests, if anything.
+    ///
+    /// # Errors
+    /// `Interrupted` when everything shall end: what is not known then is not the same as nothing.
+    fn read(&mut self, path: &str) -> io::Result<Option<Vec<u8>>>;
 
     /// The names below such a path.
-    fn list(&mut self, path: &str) -> Vec<String>;
+    ///
+    /// # Errors
+    /// As `read`.
+    fn list(&mut self, path: &str) -> io::Result<Vec<String>>;
 
     /// Readable when everything shall end.
     fn stop(&self) -> BorrowedFd<'_>;

@@ -1,13 +1,14 @@
 //! The OpenStack Unix guest agent (nova-agent): requests of the host in a record exchange, and their responses.
 //!
 //! A carrier of records (`exchange::Carrier`; XenStore is the only one) and a parser of their JSON are joined by one loop: one request at a
-//! time, each taken away before it is done. `request` has the JSON, `commands` the commands, `store` the paths, `report` what the guest tells
-//! about itself. Source: openstack-guest-agents-unix 1.39.1, and the toolstacks of XenServer and XCP-ng for the report.
+//! time, each taken away before it is done. `request` has the JSON, `commands` the commands, `store` the paths, `responses` what becomes of
+//! those, `report` what the guest tells about itself. Source: openstack-guest-agents-unix 1.39.1, and the toolstacks of XenServer and XCP-ng for the report.
 
 mod commands;
 pub mod exchange;
 pub mod report;
 pub mod request;
+mod responses;
 mod store;
 
 use std::os::fd::OwnedFd;

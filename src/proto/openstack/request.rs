@@ -34,11 +34,16 @@ impl Response {
         Response { code: "404", message: format!("No such agent command '{command}'") }
     }
 
+    /// Its message in one line of printable ASCII.
+    pub fn text(&self) -> String {
+        self.message.chars().map(plain).map(char::from).collect()
+    }
+
     /// Its bytes, which hosts can read in whatever way they do.
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = format!(r#"{{"returncode":"{}","message":""#, self.code).into_bytes();
         let room = RESPONSE_MAX - bytes.len() - 2;
-        bytes.extend(self.message.chars().map(plain).take(room));
+        bytes.extend(self.text().bytes().take(room));
         bytes.extend_from_slice(br#""}"#);
         bytes
     }
@@ -77,14 +82,14 @@ pub fn object(data: &[u8]) -> Option<Map<String, Value>> {
 }
 
 /// The same JSON, with what stands around it taken away, control characters in texts escaped, and long whole numbers as texts: a public key
-/// may be a number of 33 digits.
+/// may be a number of 33 digits. Signs, fractions and powers of ten stay what they are.
 fn readable(data: &[u8]) -> Vec<u8> {
     let data = data.trim_ascii();
     let data = data.strip_suffix(b"\0").unwrap_or(data).trim_ascii();
     let mut out = Vec::with_capacity(data.len());
     let (mut at, mut in_text) = (0, false);
     while let Some(&byte) = data.get(at) {
-        let digits = data[at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let digits = if in_text { 0 } else { data[at..].iter().take_while(|byte| byte.is_ascii_digit()).count() };
         at += 1;
         match byte {
             b'\\' if in_text => {
@@ -97,11 +102,16 @@ fn readable(data: &[u8]) -> Vec<u8> {
                 out.push(byte);
             }
             0..0x20 if in_text => out.extend_from_slice(format!("\\u{byte:04x}").as_bytes()),
-            b'0'..=b'9' if !in_text && digits > EXACT_DIGITS => {
-                out.push(b'"');
-                out.extend_from_slice(&data[at - 1..at - 1 + digits]);
-                out.push(b'"');
+            b'0'..=b'9' if !in_text => {
+                let number = &data[at - 1..at - 1 + digits];
                 at += digits - 1;
+                let is_part = out.last().is_some_and(|byte| b".+-eE".contains(byte))
+                    || data.get(at).is_some_and(|byte| b".eE".contains(byte));
+                if digits > EXACT_DIGITS && !is_part {
+                    out.extend([b"\"", number, b"\""].concat());
+                } else {
+                    out.extend_from_slice(number);
+                }
             }
             _ => out.push(byte),
         }
@@ -130,6 +140,12 @@ mod tests {
         let key = read(br#"{"name":"keyinit","value":128492706489454800633959484585958}"#);
         assert_eq!(key.1, json!("128492706489454800633959484585958"));
         assert_eq!(read(br#"{"name":"keyinit","value":123456789012345}"#).1, json!(123_456_789_012_345_u64));
+        for number in
+            ["-1234567890123456789", "0.1234567890123456789", "1234567890123456.5", "1e-1234567890123456", "0e0"]
+        {
+            let value = read(format!(r#"{{"name":"version","value":{number}}}"#).as_bytes()).1;
+            assert!(value.is_number(), "{number}: {value}");
+        }
         assert_eq!(read("{\"name\":\"ä\\\\\",\"value\":\"1234567890123456789\"}".as_bytes()).0, "ä\\");
     }
 

@@ -5,8 +5,7 @@
 //! | `data/host/<id>` | the host | a request |
 //! | `data/guest/<id>` | this guest | the response of the same id |
 //!
-//! Paths are relative to the guest's own directory. A request goes before its response comes. Hosts read responses and leave them there, and the
-//! store holds few: some 50 of them in the C daemon, where the names of all children of a node share its 2 KiB. So old ones are removed.
+//! Paths are relative to the guest's own directory. A request goes before its response comes; what becomes of responses is in `responses`.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -14,30 +13,28 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-
 use crate::proto::openstack::exchange::{Carrier, Request, Taken};
 use crate::proto::openstack::report::Report;
+use crate::proto::openstack::responses::{Responses, told};
 use crate::sys::fd::{self, PollSet};
 use crate::xenstore::client::{self, Client, Error};
 
 const REQUESTS: &str = "data/host";
-const RESPONSES: &str = "data/guest";
 
 /// How often to look without having been told. Events come at once; this is for those that never come.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Between two attempts to connect.
+/// From one attempt to connect to the next, also when the first was good for a moment.
 const RECONNECT: Duration = Duration::from_secs(1);
+
+/// How long a connection must have lasted for its end to be news, whatever was said before it.
+const LASTING: Duration = Duration::from_secs(10);
 
 /// Requests that are read at once. Hosts wait for one answer before they ask again; more than these wait in the store.
 const WAITING_MAX: usize = 64;
 
-/// Responses that stay when old ones are removed: hosts may not have read the last ones.
-const KEPT: usize = 8;
-
-/// Requests that were done and cannot be removed. More of them than a store holds are none of an honest host's.
-const STUCK_MAX: usize = 1024;
+/// Requests that were done and cannot be removed. Who has more of them has no honest host, and no more are done.
+const STUCK_MAX: usize = 64;
 
 /// XenStore as a carrier.
 pub struct Store {
@@ -47,16 +44,21 @@ pub struct Store {
     /// Requests are served; else it is only read.
     serves: bool,
     client: Option<Client>,
-    /// There was a connection before.
-    was_open: bool,
-    /// What the last attempt to connect said.
+    /// When the last attempt to connect began.
+    tried_at: Option<Instant>,
+    /// What was said last about the connection. Each reason once: there may never be a store.
     said: String,
+    /// It was said that there is none, and not yet that there is one again.
+    is_missed: bool,
+    /// What was said last about looking for requests.
+    look_said: String,
     /// Read, and not done yet.
     waiting: VecDeque<Request>,
     /// Requests that the host does not let us remove, with what they were.
     stuck: BTreeMap<String, Vec<u8>>,
-    /// Ids of responses that are still there, oldest first.
-    answered: VecDeque<String>,
+    /// There are too many of these: to look again at once would find the same.
+    rests: bool,
+    responses: Responses,
     /// What the guest tells about itself beside all this.
     report: Option<Report>,
 }
@@ -69,11 +71,14 @@ impl Store {
             stop,
             serves: true,
             client: None,
-            was_open: false,
+            tried_at: None,
             said: String::new(),
+            is_missed: false,
+            look_said: String::new(),
             waiting: VecDeque::new(),
             stuck: BTreeMap::new(),
-            answered: VecDeque::new(),
+            rests: false,
+            responses: Responses::default(),
             report,
         }
     }
@@ -88,11 +93,12 @@ impl Store {
         Ok(store)
     }
 
-    /// Does something with a connection, until it is done or everything shall end. A connection that is lost is made again.
+    /// Does something with a connection. One that is lost is made again, but for a store that is only read: what was read of it may be old.
+    /// `None`: everything shall end, or that one is lost.
     fn with<T>(&mut self, mut work: impl FnMut(&mut Client) -> Result<T, Error>) -> Option<Result<T, Error>> {
         loop {
             let Some(client) = &mut self.client else {
-                if self.is_stopped(Duration::ZERO) || !self.open() && self.is_stopped(RECONNECT) {
+                if !self.serves || !self.reconnect() {
                     return None;
                 }
                 continue;
@@ -104,31 +110,44 @@ impl Store {
         }
     }
 
-    /// Connects, and watches for requests. False: not now.
-    fn open(&mut self) -> bool {
-        let opened = self.connect();
-        match opened {
-            Ok(client) => {
-                if self.was_open || !self.said.is_empty() {
-                    log::info!("xenstore: connected");
-                }
-                (self.was_open, self.client) = (true, Some(client));
-                self.said.clear();
-                if let Some(report) = &mut self.report {
-                    report.forget();
-                }
-                true
+    /// Connects, and watches for requests. False: everything shall end.
+    fn reconnect(&mut self) -> bool {
+        loop {
+            let pause = self.tried_at.map_or(Duration::ZERO, |at| RECONNECT.saturating_sub(at.elapsed()));
+            if self.is_stopped(pause) {
+                return false;
             }
-            Err(error) => {
-                let text = error.to_string();
-                // Each reason once: there may never be a store.
-                if text != self.said {
-                    log::warn!("{text}");
-                    self.said = text;
+            self.tried_at = Some(Instant::now());
+            match self.connect() {
+                Ok(client) => {
+                    self.client = Some(client);
+                    if std::mem::take(&mut self.is_missed) {
+                        log::info!("xenstore: connected");
+                    }
+                    if let Some(report) = &mut self.report {
+                        report.forget();
+                    }
+                    return true;
                 }
-                false
+                Err(error) => self.miss(error.to_string()),
             }
         }
+    }
+
+    /// Says why there is no connection.
+    fn miss(&mut self, why: String) {
+        if why != self.said {
+            log::warn!("{why}");
+            (self.said, self.is_missed) = (why, true);
+        }
+    }
+
+    fn lose(&mut self, error: &Error) {
+        self.client = None;
+        if self.tried_at.is_some_and(|at| at.elapsed() >= LASTING) {
+            self.said.clear();
+        }
+        self.miss(format!("{error}; connecting again"));
     }
 
     fn connect(&mut self) -> Result<Client, Error> {
@@ -144,40 +163,12 @@ impl Store {
     fn prepare(&mut self, client: &mut Client) -> Result<(), Error> {
         // Toolstacks make it, but not all.
         if let Err(error) = client.make_directory(REQUESTS) {
-            lost_or_told(&format!("make {REQUESTS}"), error)?;
+            told(&format!("make {REQUESTS}"), error)?;
         }
         if let Err(error) = client.watch(REQUESTS) {
-            lost_or_told(&format!("watch {REQUESTS}"), error)?;
+            told(&format!("watch {REQUESTS}"), error)?;
         }
-        self.adopt(client)
-    }
-
-    /// Finds the responses that are there already, of whatever agent, and removes the oldest.
-    fn adopt(&mut self, client: &mut Client) -> Result<(), Error> {
-        let names = match client.list(RESPONSES) {
-            Ok(names) => names,
-            Err(error) => return lost_or_told("list responses", error).map(drop),
-        };
-        self.answered.retain(|id| names.contains(id));
-        let mut older = VecDeque::new();
-        for id in names {
-            if self.answered.contains(&id) {
-                continue;
-            }
-            let value = client.read(&format!("{RESPONSES}/{id}"));
-            if value.is_ok_and(|value| is_response(&value)) {
-                older.push_back(id);
-            }
-        }
-        // The C daemon lists them in the order of their making.
-        older.append(&mut self.answered);
-        self.answered = older;
-        prune(client, &mut self.answered, KEPT)
-    }
-
-    fn lose(&mut self, error: &Error) {
-        log::warn!("{error}; connecting again");
-        self.client = None;
+        self.responses.adopt(client)
     }
 
     /// Waits so long; true when everything shall end.
@@ -187,38 +178,21 @@ impl Store {
 
     /// Reads requests. False: everything shall end.
     fn look(&mut self) -> bool {
-        let found = self.with(|client| {
-            let names = match client.list(REQUESTS) {
-                Err(error) if error.is("ENOENT") => {
-                    if let Err(error) = client.make_directory(REQUESTS) {
-                        lost_or_told(&format!("make {REQUESTS}"), error)?;
-                    }
-                    Vec::new()
-                }
-                result => result?,
-            };
-            let mut found = Vec::new();
-            for id in names {
-                if found.len() == WAITING_MAX {
-                    break;
-                }
-                // One that has gone since, or that we may not read, is none.
-                match client.read(&format!("{REQUESTS}/{id}")) {
-                    Ok(data) => found.push(Request { id, data }),
-                    Err(Error::Lost(error)) => return Err(Error::Lost(error)),
-                    Err(error) => log::debug!("request {id:?}: {error}"),
-                }
-            }
-            Ok(found)
-        });
+        let mut stuck = std::mem::take(&mut self.stuck);
+        let found = self.with(|client| find(client, &mut stuck));
+        self.stuck = stuck;
         match found {
             None => return false,
-            Some(Err(error)) => log::warn!("look for requests: {error}"),
+            Some(Err(error)) => {
+                let why = error.to_string();
+                if why != self.look_said {
+                    log::warn!("look for requests: {why}");
+                    self.look_said = why;
+                }
+            }
             Some(Ok(found)) => {
-                let stuck = &mut self.stuck;
-                stuck.retain(|id, _| found.iter().any(|request| request.id == *id));
-                let is_new = |request: &Request| stuck.get(&request.id) != Some(&request.data);
-                self.waiting = found.into_iter().filter(is_new).collect();
+                self.look_said.clear();
+                self.waiting = found;
             }
         }
         true
@@ -260,16 +234,32 @@ impl Store {
         }
         self.report = Some(report);
     }
+
+    /// Something that the host has put there.
+    fn ask<T>(&mut self, work: impl FnMut(&mut Client) -> Result<T, Error>) -> io::Result<T> {
+        match self.with(work) {
+            None => {
+                Err(io::Error::new(io::ErrorKind::Interrupted, "the store is not there any more, or the agent ends"))
+            }
+            Some(Err(error)) => Err(io::Error::other(error)),
+            Some(Ok(found)) => Ok(found),
+        }
+    }
 }
 
 impl Carrier for Store {
     fn next(&mut self) -> Option<Request> {
         loop {
+            // What waits here waits in the store, too: for the next agent.
+            if self.is_stopped(Duration::ZERO) {
+                return None;
+            }
             if let Some(request) = self.waiting.pop_front() {
                 return Some(request);
             }
             self.tell();
-            if !self.look() || self.waiting.is_empty() && !self.wait() {
+            let rests = std::mem::take(&mut self.rests);
+            if !rests && !self.look() || self.waiting.is_empty() && !self.wait() {
                 return None;
             }
         }
@@ -277,12 +267,20 @@ impl Carrier for Store {
 
     fn take(&mut self, request: &Request) -> Taken {
         let path = format!("{REQUESTS}/{}", request.id);
+        let mut was_asked = false;
         let taken = self.with(|client| {
             // Removing a node that is not there is no error, so it is looked at first.
-            if client.read_if_there(&path)?.as_ref() != Some(&request.data) {
-                return Ok(Taken::Gone);
+            match client.read_if_there(&path)? {
+                Some(found) if found == request.data => {}
+                // It has gone, and the answer to that with the connection.
+                None if was_asked => return Ok(Taken::Done),
+                _ => return Ok(Taken::Gone),
             }
-            client.remove(&path).map(|()| Taken::Done)
+            was_asked = true;
+            match client.remove(&path) {
+                Err(error) if error.is("ENOENT") => Ok(Taken::Gone),
+                result => result.map(|()| Taken::Done),
+            }
         });
         match taken {
             None => Taken::Stopped,
@@ -291,63 +289,41 @@ impl Carrier for Store {
             Some(Err(error)) if self.stuck.len() < STUCK_MAX => {
                 log::warn!("remove request {:?}: {error}", request.id);
                 self.stuck.insert(request.id.clone(), request.data.clone());
+                if self.stuck.len() == STUCK_MAX {
+                    log::error!("{STUCK_MAX} requests cannot be removed; no more of these are done");
+                }
                 Taken::Done
             }
             Some(Err(error)) => {
-                log::error!("remove request {:?}: {error}; not done", request.id);
+                log::debug!("remove request {:?}: {error}; not done", request.id);
+                self.rests = true;
                 Taken::Gone
             }
         }
     }
 
     fn respond(&mut self, request: &Request, response: &[u8]) {
-        let path = format!("{RESPONSES}/{}", request.id);
-        let mut answered = std::mem::take(&mut self.answered);
-        answered.retain(|id| *id != request.id);
-        let result = self.with(|client| {
-            let mut kept = KEPT;
-            loop {
-                match client.write(&path, response) {
-                    Err(error) if error.is_full() && !answered.is_empty() => {
-                        prune(client, &mut answered, kept)?;
-                        // When that was not enough the next ones go, too.
-                        kept = kept.min(answered.len()).saturating_sub(1);
-                    }
-                    result => return result,
-                }
-            }
-        });
+        let mut responses = std::mem::take(&mut self.responses);
+        let result = self.with(|client| responses.put(client, &request.id, response));
         // A connection that was made again has found those that are there.
-        answered.append(&mut self.answered);
+        responses.join(std::mem::take(&mut self.responses));
+        self.responses = responses;
         match result {
-            Some(Ok(())) => answered.push_back(request.id.clone()),
+            Some(Ok(())) => {}
             Some(Err(error)) => log::error!("response {:?}: {error}; it is lost", request.id),
             None => log::error!("response {:?}: the agent ends before it could be written", request.id),
         }
-        let mut seen = std::collections::BTreeSet::new();
-        answered.retain(|id| seen.insert(id.clone()));
-        self.answered = answered;
     }
 
-    fn read(&mut self, path: &str) -> Option<Vec<u8>> {
-        match self.with(|client| client.read_if_there(path))? {
-            Ok(value) => value,
-            Err(error) => {
-                log::warn!("read {path}: {error}");
-                None
-            }
-        }
+    fn read(&mut self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        self.ask(|client| client.read_if_there(path))
     }
 
-    fn list(&mut self, path: &str) -> Vec<String> {
-        match self.with(|client| client.list(path)) {
-            Some(Ok(names)) => names,
-            Some(Err(error)) if !error.is("ENOENT") => {
-                log::warn!("list {path}: {error}");
-                Vec::new()
-            }
-            _ => Vec::new(),
-        }
+    fn list(&mut self, path: &str) -> io::Result<Vec<String>> {
+        self.ask(|client| match client.list(path) {
+            Err(error) if error.is("ENOENT") => Ok(Vec::new()),
+            result => result,
+        })
     }
 
     fn stop(&self) -> BorrowedFd<'_> {
@@ -355,31 +331,28 @@ impl Carrier for Store {
     }
 }
 
-/// An error of the store is told; that of a connection is one still.
-fn lost_or_told(what: &str, error: Error) -> Result<(), Error> {
-    match error {
-        Error::Lost(_) => Err(error),
-        Error::Refused(_) => {
-            log::warn!("{what}: {error}");
-            Ok(())
+/// The requests that are there and not stuck, as many as are read at once.
+fn find(client: &mut Client, stuck: &mut BTreeMap<String, Vec<u8>>) -> Result<VecDeque<Request>, Error> {
+    let names = match client.list(REQUESTS) {
+        Err(error) if error.is("ENOENT") => {
+            client.make_directory(REQUESTS)?;
+            Vec::new()
+        }
+        result => result?,
+    };
+    stuck.retain(|id, _| names.contains(id));
+    let mut found = VecDeque::new();
+    for id in names {
+        if found.len() == WAITING_MAX {
+            break;
+        }
+        // One that has gone since, or that we may not read, is none.
+        match client.read(&format!("{REQUESTS}/{id}")) {
+            Ok(data) if stuck.get(&id) == Some(&data) => {}
+            Ok(data) => found.push_back(Request { id, data }),
+            Err(Error::Lost(error)) => return Err(Error::Lost(error)),
+            Err(error) => log::debug!("request {id:?}: {error}"),
         }
     }
-}
-
-/// Removes the oldest responses, until so many are left.
-fn prune(client: &mut Client, answered: &mut VecDeque<String>, kept: usize) -> Result<(), Error> {
-    while answered.len() > kept {
-        let Some(id) = answered.front() else { break };
-        if let Err(error) = client.remove(&format!("{RESPONSES}/{id}")) {
-            lost_or_told(&format!("remove response {id:?}"), error)?;
-        }
-        answered.pop_front();
-    }
-    Ok(())
-}
-
-/// Whether a value is a response of this protocol: others may keep their own things there.
-fn is_response(value: &[u8]) -> bool {
-    let value: Result<Value, _> = serde_json::from_slice(value);
-    value.is_ok_and(|value| value["returncode"].is_string() && value["message"].is_string())
+    Ok(found)
 }
