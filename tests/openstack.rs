@@ -13,6 +13,7 @@ mod xenstore;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ with_both_daemons! {
     version_and_features_are_told,
     responses_come_through_xenstore_read_as_they_are,
     files_are_injected,
+    every_file_that_was_replaced_is_kept,
     a_host_that_may_not_inject_files_is_told_so,
     a_network_that_this_agent_cannot_set_is_a_failure,
     as_root_a_password_is_set_end_to_end,
@@ -159,28 +161,51 @@ fn files_are_injected(kind: Kind) {
         ("g", b"/,x", "names no file"),
         ("h", b"/proc/none/at/all,x", "/proc/none"),
         ("i", b"/tmp/\xff,x", "UTF-8"),
+        ("j", b"/proc,x", "is no regular file"),
+        ("k", b"/dev/null,x", "is no regular file"),
     ] {
         let (code, message) = inject(id, both);
         assert!(code == "500" && message.contains(why), "{id}: {message}");
     }
-    let lines = inject("j", format!("{}/a\nlodger error: forged,x", place.display()).as_bytes());
+    let lines = inject("l", format!("{}/a\nlodger error: forged,x", place.display()).as_bytes());
     assert_eq!(lines.0, "500");
     assert!(!guest.log().contains("\nlodger error: forged"), "a path is no line of the log");
-    let (code, message) = parts(&host.ask("k", request("injectfile", "a")));
+    let (code, message) = parts(&host.ask("m", request("injectfile", "a")));
     assert_eq!((code.as_str(), message.as_str()), ("500", "Error doing base64 decoding of data"));
     assert!(!guest.log().contains("two"), "contents are not told");
 }
 
-fn a_host_that_may_not_inject_files_is_told_so(kind: Kind) {
-    let guest = Guest::start(kind, ",no-injectfile");
+fn every_file_that_was_replaced_is_kept(kind: Kind) {
+    let guest = Guest::start(kind, "");
     let mut host = guest.host();
-    let (_, features) = parts(&host.ask("a", request("features", "")));
-    assert!(features.split(',').all(|name| name != "injectfile"), "{features}");
-    let place = guest.folder.path("injected");
-    let both = BASE64.encode(format!("{},x", place.display()).as_bytes());
-    let response = parts(&host.ask("b", request("injectfile", &both)));
-    assert_eq!(response, ("404".to_owned(), "No such agent command 'injectfile'".to_owned()));
-    assert!(!place.exists());
+    let place = guest.folder.path("file");
+    // All within a few hundredths of a second, which the names of the old ones have.
+    (0..6).for_each(|number| host.post(&number.to_string(), inject_request(&place, &number.to_string())));
+    (0..6).for_each(|number| assert_eq!(parts(&host.response(&number.to_string())).0, "0"));
+    let entries = fs::read_dir(&guest.folder.0).expect("a folder").map(|entry| entry.expect("it").path());
+    let files = entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("file")));
+    let mut contents: Vec<String> = files.map(|path| fs::read_to_string(path).expect("text")).collect();
+    contents.sort_unstable();
+    assert_eq!(contents, ["0", "1", "2", "3", "4", "5"]);
+}
+
+fn inject_request(place: &Path, content: &str) -> String {
+    request("injectfile", &BASE64.encode(format!("{},{content}", place.display()).as_bytes()))
+}
+
+fn a_host_that_may_not_inject_files_is_told_so(kind: Kind) {
+    // As an option of the address, and of the command for all addresses.
+    for (option, word) in [(",no-injectfile", None), ("", Some("--no-injectfile"))] {
+        let mut guest = Guest::without_agent(kind);
+        guest.run_with(option, word);
+        let mut host = guest.host();
+        let (_, features) = parts(&host.ask("a", request("features", "")));
+        assert!(features.contains("version") && !features.contains("injectfile"), "{features}");
+        let place = guest.folder.path("injected");
+        let response = parts(&host.ask("b", inject_request(&place, "x")));
+        assert_eq!(response, ("404".to_owned(), "No such agent command 'injectfile'".to_owned()));
+        assert!(!place.exists());
+    }
 }
 
 fn a_network_that_this_agent_cannot_set_is_a_failure(kind: Kind) {

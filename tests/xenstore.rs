@@ -280,7 +280,7 @@ fn answers_to_others_are_passed_over() {
         line.write_all(&[wrong.concat(), bytes(READ, id, b"right")].concat()).expect("a client");
     });
     assert_eq!(client.read("a").expect("an answer"), b"right");
-    assert!(client.has_changed().expect_err("the end").to_string().contains("xenstore"), "the end is told");
+    wait_until("the end is told", || client.has_changed().is_err());
 }
 
 #[test]
@@ -358,10 +358,12 @@ fn events_without_an_end_do_not_hold_a_client_up() {
         let event = bytes(WATCH_EVENT, 0, b"a\0t\0").repeat(1000);
         while line.write_all(&event).is_ok() {}
     });
-    wait_until("events come", || client.has_changed().expect("a connection"));
-    for _ in 0..3 {
-        assert!(client.has_changed().expect("a connection"));
-    }
+    // Each call comes back, whoever of the two is faster.
+    let mut told = 0;
+    wait_until("events come", || {
+        told += usize::from(client.has_changed().expect("a connection"));
+        told == 20
+    });
 }
 
 #[test]

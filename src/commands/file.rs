@@ -106,10 +106,17 @@ fn is_private(directory: Option<&Path>) -> bool {
     directory.and_then(Path::file_name).is_some_and(|name| name == PRIVATE_DIRECTORY)
 }
 
-/// `PATH.bak.SECONDS`, with two decimals, as nova-agent has it.
+/// `PATH.bak.SECONDS`, with two decimals, as nova-agent has it; a later time where that is taken.
 fn backup_name(path: &Path) -> PathBuf {
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".bak.{}.{:02}", now.as_secs(), now.subsec_millis() / 10));
-    name.into()
+    let mut hundredths = now.as_millis() / 10;
+    loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".bak.{}.{:02}", hundredths / 100, hundredths % 100));
+        let backup = PathBuf::from(name);
+        if fs::symlink_metadata(&backup).is_err() {
+            return backup;
+        }
+        hundredths += 1;
+    }
 }

@@ -82,8 +82,13 @@ impl Guest {
     }
 
     pub fn run(&mut self, options: &str) {
+        self.run_with(options, None);
+    }
+
+    /// With another word for the agent's command line.
+    pub fn run_with(&mut self, options: &str, word: Option<&str>) {
         let address = self.address() + options;
-        self.spawn(Command::new(LODGER).args(["serve", "--listen", &address]));
+        self.spawn(Command::new(LODGER).args(["serve", "--listen", &address]).args(word));
     }
 
     fn spawn(&mut self, command: &mut Command) {

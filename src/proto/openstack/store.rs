@@ -227,7 +227,14 @@ impl Store {
     fn tell(&mut self) {
         let Some(mut report) = self.report.take() else { return };
         if report.is_due() {
-            let told = self.with(|client| report.write(client));
+            let mut was_lost = false;
+            let told = self.with(|client| {
+                // The report is not with the store then, which would say so.
+                if std::mem::replace(&mut was_lost, true) {
+                    report.forget();
+                }
+                report.write(client)
+            });
             if let Some(Err(error)) = told {
                 log::warn!("report: {error}");
             }
