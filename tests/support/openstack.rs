@@ -56,7 +56,7 @@ impl Guest {
         guest
     }
 
-    /// One whose `/etc` is a folder of its own with this shadow file. Needs root.
+    /// One whose `/etc` is a folder of its own with this shadow file, and whose network and host name are its own, too. Needs root.
     pub fn with_etc(kind: Kind, shadow: &str) -> Guest {
         let mut guest = Guest::without_agent(kind);
         fs::create_dir(guest.folder.path("etc")).expect("a folder");
@@ -69,7 +69,7 @@ impl Guest {
             guest.address(),
             guest.folder.path("sock").display(),
         );
-        guest.spawn(Command::new("unshare").args(["-m", "sh", "-c", &script]));
+        guest.spawn(Command::new("unshare").args(["-m", "-n", "-u", "sh", "-c", &script]));
         guest
     }
 
@@ -162,9 +162,9 @@ pub fn is_possible(test: &str, tool: &str) -> bool {
         status.is_ok_and(|status| status.success())
     };
     let there = Command::new(tool).arg("-v").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let possible = effective_user() == 0 && works("unshare", &["-m", "true"]) && there.is_ok();
+    let possible = effective_user() == 0 && works("unshare", &["-m", "-n", "-u", "true"]) && there.is_ok();
     if !possible {
-        let _ = writeln!(std::io::stderr(), "{test} was skipped: it needs root, mount namespaces and {tool}");
+        let _ = writeln!(std::io::stderr(), "{test} was skipped: it needs root, namespaces and {tool}");
     }
     possible
 }

@@ -33,6 +33,10 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("build/xen")
 }
 
+fn libraries() -> PathBuf {
+    root().join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH))
+}
+
 /// Whether a test can run with this daemon; says why not, where that is so.
 pub fn is_there(kind: Kind, test: &str) -> bool {
     let namespace = || {
@@ -135,7 +139,7 @@ impl Daemon {
             Kind::Ocaml => self.oxenstored(),
         };
         let log = File::create(folder.path("log")).expect("a log");
-        command.env("XENSHIM_DIR", &folder.0).env("LD_LIBRARY_PATH", root().join("usr/lib/x86_64-linux-gnu"));
+        command.env("XENSHIM_DIR", &folder.0).env("LD_LIBRARY_PATH", libraries());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
         self.child = Some(command.spawn().expect("the daemon starts"));
         wait_until("the daemon listens", || UnixStream::connect(self.socket()).is_ok());
@@ -231,7 +235,7 @@ impl Daemon {
     /// One of the real tools, such as xenstore-write.
     pub fn tool(&self, name: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(root().join("usr/bin").join(name));
-        command.args(arguments).env("LD_LIBRARY_PATH", root().join("usr/lib/x86_64-linux-gnu"));
+        command.args(arguments).env("LD_LIBRARY_PATH", libraries());
         command.env("XENSTORED_PATH", self.socket()).stdin(Stdio::null());
         command.output().expect("the tool starts")
     }
