@@ -118,6 +118,20 @@ fn with_oxenstored_a_quota_of_nodes_is_lived_with() {
     assert!(!guest.log().contains("is lost"), "{}", guest.log());
 }
 
+#[test]
+fn with_oxenstored_a_response_that_is_too_long_for_its_quota_is_a_short_one() {
+    if !xenstore::is_there(Kind::Ocaml, "a quota of bytes") {
+        return;
+    }
+    let mut guest = Guest::with_daemon(Daemon::start_with(Kind::Ocaml, "quota-maxsize = 100"));
+    guest.run("");
+    let mut host = guest.host();
+    assert_eq!(parts(&host.ask("a", version())).0, "0");
+    let response = parts(&host.ask("b", format!(r#"{{"name":"{}"}}"#, "x".repeat(80))));
+    assert_eq!(response, ("500".to_owned(), "The response is too long for this store".to_owned()));
+    assert!(host.read("data/guest/a").is_some(), "nothing had to go for it");
+}
+
 fn old_responses_go_at_the_start_and_what_is_anothers_stays(kind: Kind) {
     let mut guest = Guest::without_agent(kind);
     let mut host = guest.host();

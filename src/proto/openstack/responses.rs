@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
+use crate::proto::openstack::request::Response;
 use crate::xenstore::client::{Client, Error};
 
 /// Where they are.
@@ -55,7 +56,7 @@ impl Responses {
         self.prune(client, KEPT)
     }
 
-    /// Puts a response there. Where there is no room for it, older ones go.
+    /// Puts a response there. Where there is no room for it, older ones go; where it is too long, another one says that.
     ///
     /// # Errors
     /// As the store has it, once no older one is left.
@@ -65,10 +66,16 @@ impl Responses {
             self.prune(client, self.ids.len() - 1)?;
         }
         let path = format!("{RESPONSES}/{id}");
-        let mut kept = KEPT;
+        let short = Response::failed("The response is too long for this store").encode();
+        let (mut response, mut kept) = (response, KEPT);
         loop {
             match client.write(&path, response) {
-                Err(error) if error.is_full() && !self.ids.is_empty() => {
+                // Of a value that is too long, whatever else is there.
+                Err(error) if error.is("E2BIG") && response.len() > short.len() => {
+                    log::warn!("response {id:?}: {error}");
+                    response = &short;
+                }
+                Err(error) if error.is_full() && !error.is("E2BIG") && !self.ids.is_empty() => {
                     self.prune(client, kept)?;
                     // When that was not enough the next ones go, too.
                     kept = kept.min(self.ids.len()).saturating_sub(1);
