@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use regex_lite::Regex;
 
 /// A module, its rank (it may name only modules of lower ranks), and the modules that it may name.
-const TABLE: [(&str, u32, &[&str]); 34] = [
+const TABLE: [(&str, u32, &[&str]); 35] = [
     ("sys", 0, &[]),
     ("wire", 0, &[]),
     ("cpio", 0, &[]),

@@ -32,6 +32,7 @@ with_both_daemons! {
     files_are_injected,
     every_file_that_was_replaced_is_kept,
     a_host_that_may_not_inject_files_is_told_so,
+    as_root_a_network_becomes_what_the_store_says,
     as_root_a_network_that_cannot_be_set_is_a_failure,
     as_root_a_password_is_set_end_to_end,
     as_root_a_bad_password_is_refused_and_the_key_kept,
@@ -208,6 +209,51 @@ fn a_host_that_may_not_inject_files_is_told_so(kind: Kind) {
     }
 }
 
+/// What nova writes for one interface.
+const INTERFACE: &str = r#"{"label":"public","mac":"fa:16:3e:00:11:22","gateway":"192.0.2.1","broadcast":"192.0.2.255","ips":[{"ip":
+"192.0.2.10","enabled":"1","netmask":"255.255.255.0","gateway":"192.0.2.1"}],"gateway_v6":"2001:db8::1","ip6s":[{"ip":"2001:db8::10",
+"enabled":"1","netmask":64,"gateway":"2001:db8::1"}],"routes":[{"route":"10.0.0.0","netmask":"255.0.0.0","gateway":"192.0.2.2"}],
+"dns":["192.0.2.53"]}"#;
+
+fn as_root_a_network_becomes_what_the_store_says(kind: Kind) {
+    if !is_possible("a network that is set", "ip") {
+        return;
+    }
+    let guest = Guest::with_etc(kind, SHADOW);
+    let mut host = guest.host();
+    let inside = |words: &str| {
+        let pid = guest.pid().to_string();
+        let output = Command::new("nsenter").args(["-t", &pid, "-n", "-u"]).args(words.split(' ')).output();
+        let output = output.expect("nsenter");
+        assert!(output.status.success(), "{words}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    };
+    wait_until("the agent serves", || guest.bus().asked_count() > 0);
+    inside("ip link add eth0 address fa:16:3e:00:11:22 type veth peer name eth1");
+    inside("ip link set eth1 up");
+    host.write("vm-data/networking/fa163e001122", INTERFACE);
+    host.write("vm-data/hostname", "box1");
+    let done = ("0".to_owned(), String::new());
+    assert_eq!(parts(&host.ask("a", request("resetnetwork", ""))), done);
+    let addresses = inside("ip -o addr show dev eth0");
+    assert!(addresses.contains("inet 192.0.2.10/24") && addresses.contains("inet6 2001:db8::10/64"), "{addresses}");
+    let routes = inside("ip route");
+    assert!(
+        routes.contains("default via 192.0.2.1 dev eth0") && routes.contains("10.0.0.0/8 via 192.0.2.2"),
+        "{routes}"
+    );
+    assert!(inside("ip -6 route").contains("default via 2001:db8::1 dev eth0"));
+    assert_eq!(inside("uname -n"), "box1\n");
+    let file = |name: &str| fs::read_to_string(guest.etc(name)).expect("a file");
+    assert!(file("resolv.conf").contains("nameserver 192.0.2.53\n") && file("hosts").contains("192.0.2.10 box1\n"));
+    assert_eq!(file("hostname"), "box1\n");
+    // The name goes from the store after the first boot, and stays in the guest.
+    host.remove("vm-data/hostname");
+    assert_eq!(parts(&host.ask("b", request("resetnetwork", ""))), done);
+    assert_eq!((inside("uname -n"), file("hostname")), ("box1\n".to_owned(), "box1\n".to_owned()));
+    assert!(guest.log().contains("192.0.2.10/24"), "changes are told in the log");
+}
+
 fn as_root_a_network_that_cannot_be_set_is_a_failure(kind: Kind) {
     if !is_possible("a network that cannot be set", "true") {
         return;
@@ -215,8 +261,15 @@ fn as_root_a_network_that_cannot_be_set_is_a_failure(kind: Kind) {
     // Its own network in any case: this machine's is none of a test's business.
     let guest = Guest::with_etc(kind, SHADOW);
     let mut host = guest.host();
-    let (code, message) = parts(&host.ask("a", request("resetnetwork", "")));
-    assert!(code == "500" && message.contains("is not in this agent"), "{code} {message}");
+    let done = ("0".to_owned(), String::new());
+    assert_eq!(parts(&host.ask("a", request("resetnetwork", ""))), done, "nothing is wanted");
+    host.write("vm-data/networking/fa163e001122", r#"{"mac":"FA:16:3E:00:11:22","ips":[]}"#);
+    let unknown = ("500".to_owned(), "Unknown interface MAC FA:16:3E:00:11:22".to_owned());
+    let empty = ("500".to_owned(), "No IPs found for interface".to_owned());
+    assert_eq!(parts(&host.ask("empty", request("resetnetwork", ""))), empty);
+    let address = r#"[{"ip":"192.0.2.10","netmask":"255.255.255.0","enabled":"1"}]"#;
+    host.write("vm-data/networking/fa163e001122", format!(r#"{{"mac":"FA:16:3E:00:11:22","ips":{address}}}"#));
+    assert_eq!(parts(&host.ask("unknown", request("resetnetwork", ""))), unknown);
     host.write("vm-data/networking/fa163e001122", "nonsense");
     let (code, message) = parts(&host.ask("b", request("resetnetwork", "")));
     assert!(code == "500" && message.contains("vm-data/networking/fa163e001122"), "{code} {message}");

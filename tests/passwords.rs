@@ -6,6 +6,7 @@ mod support;
 use std::fs::{self, Permissions};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -65,7 +66,8 @@ impl Machine {
         let mut agent = Command::new("unshare");
         agent.args(["-m", "sh", "-c", &script]).env("LODGER_LOG", "trace").stderr(log).stdin(Stdio::null());
         self.agent = Some(agent.spawn().expect("unshare"));
-        wait_until("the agent listens", || socket.exists());
+        // The file is there a moment before anybody may connect.
+        wait_until("the agent listens", || UnixStream::connect(&socket).is_ok());
     }
 
     fn running(shadow: &str) -> Machine {
