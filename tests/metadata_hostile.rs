@@ -41,8 +41,9 @@ fn a_kill_ends_what_delays_the_result_of_a_task_that_has_ended() {
         host.reply(&host.ask(Kind::KillProcess, "", &[], false));
         wait_until("the result comes", || host.requests().iter().any(|request| request.starts_with("PUT")));
         assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
-        let holder = host.log().lines().next().expect("a number").trim().to_owned();
-        let _ = signal::send(holder.parse().expect("a number"), signal::SIGKILL);
+        // Its number stands before or behind the first of its words.
+        let holder = host.log().lines().find_map(|line| line.trim().parse().ok()).expect("a number");
+        let _ = signal::send(holder, signal::SIGKILL);
     }
 }
 
