@@ -729,13 +729,17 @@ struct Host {
 
 impl Host {
     fn start(options: &[&str]) -> Host {
+        Host::start_saying(options, Stdio::inherit())
+    }
+
+    fn start_saying(options: &[&str], stderr: Stdio) -> Host {
         let folder = Folder::new();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lodger"));
         command.args(["metadata", "serve", "--control"]).arg(format!("unix:{}", folder.path("control").display()));
         if !options.contains(&"--listen") {
             command.arg("--listen").arg(format!("unix:{}", folder.path("guest").display()));
         }
-        command.args(options).args(["--", "sh", "-c", "true"]).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        command.args(options).args(["--", "sh", "-c", "true"]).stdout(Stdio::piped()).stderr(stderr);
         let child = command.spawn().expect("a host");
         let host = Host { child, folder };
         wait_until("the host listens", || host.folder.path("control").exists());
@@ -792,6 +796,19 @@ fn serve_prints_the_log_and_ends_with_the_result() {
         assert_eq!(exchange(&mut guest, "POST", "/engine/v1/log", &[], b"line\n").0, 200);
         assert_eq!(exchange(&mut guest, "PUT", &format!("/engine/v1/{result}"), &[], b"").0, 200);
         assert_eq!(host.finish(), (Some(code), "line\n".to_owned()));
+    }
+}
+
+#[test]
+fn a_result_of_another_task_is_our_error() {
+    for result in ["success", "failed"] {
+        let mut host = Host::start_saying(&["--linger", "600"], Stdio::piped());
+        let mut said = host.child.stderr.take().expect("piped");
+        assert_eq!(exchange(&mut host.guest(), "PUT", &format!("/engine/v1/{result}"), &[], b"").0, 200);
+        assert_eq!(host.finish().0, Some(125));
+        let mut text = String::new();
+        said.read_to_string(&mut text).expect("text");
+        assert!(text.contains("metadata: the result is not of this task: no guest has asked for it\n"), "{text}");
     }
 }
 
@@ -854,6 +871,7 @@ fn commands_reach_the_guest() {
 fn the_host_stays_for_commands_that_are_under_way() {
     let host = Host::start(&[]);
     let mut guest = host.guest();
+    exchange(&mut guest, "GET", "/engine/v1/execute", &[], b"");
     let list = host.command(&["ls", "/d"]).spawn().expect("ls");
     let id = poll(&mut guest).id;
     exchange(&mut guest, "PUT", "/engine/v1/success", &[], b"");
@@ -888,6 +906,7 @@ fn commands_without_a_service_say_so() {
 fn an_interrupt_kills_the_task_and_makes_it_a_failure() {
     let host = Host::start(&[]);
     let mut guest = host.guest();
+    exchange(&mut guest, "GET", "/engine/v1/execute", &[], b"");
     let (mut other, pid) = (host.guest(), host.child.id() as i32);
     exchange(&mut other, "GET", "/engine/v1/ping", &[], b"");
     lodger::sys::signal::send(pid, lodger::sys::signal::SIGTERM).expect("a signal");

@@ -175,8 +175,7 @@ fn a_reply_that_stalls_is_cut_when_nobody_wants_it_any_more() {
     drop(get);
     let mut text = String::new();
     let _ = stalled.read_to_string(&mut text);
-    request(&mut guest, "PUT", "/engine/v1/success", "", b"");
-    response(&mut guest);
+    succeed(&mut guest);
     assert_eq!(host.wait(), Some(0));
 }
 
@@ -189,8 +188,7 @@ fn a_connection_that_asks_for_nothing_does_not_hold_the_host() {
     pause(Duration::from_millis(50));
     let mut guest = connect(&host.socket());
     let start = Instant::now();
-    request(&mut guest, "PUT", "/engine/v1/success", "", b"");
-    response(&mut guest);
+    succeed(&mut guest);
     assert_eq!(host.wait(), Some(0));
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     let _ = (silent.read(&mut [0; 1]), half.read(&mut [0; 1]));
@@ -279,7 +277,10 @@ impl Heard {
     }
 }
 
+/// Asks for the task, and has done it.
 fn succeed(guest: &mut UnixStream) {
+    request(guest, "GET", "/engine/v1/execute", "", b"");
+    assert!(response(guest).0.starts_with("HTTP/1.1 200 "));
     request(guest, "PUT", "/engine/v1/success", "", b"");
     assert!(response(guest).0.starts_with("HTTP/1.1 200 "));
 }
@@ -332,6 +333,8 @@ fn an_interrupt_behind_the_result_keeps_it_and_ends_the_lingering() {
         let mut host = Heard::start(&["--linger", "600"], Stdio::null());
         host.line();
         let mut guest = host.guest();
+        request(&mut guest, "GET", "/engine/v1/execute", "", b"");
+        response(&mut guest);
         request(&mut guest, "PUT", &format!("/engine/v1/{path}"), "", b"");
         response(&mut guest);
         pause(Duration::from_millis(50));
@@ -345,7 +348,7 @@ fn a_hang_up_kills_the_task_as_an_interrupt_does() {
     let mut host = Heard::start(&[], Stdio::null());
     host.line();
     let mut guest = host.guest();
-    request(&mut guest, "GET", "/engine/v1/ping", "", b"");
+    request(&mut guest, "GET", "/engine/v1/execute", "", b"");
     response(&mut guest);
     host.process.signal(signal::SIGHUP);
     let action = poll(&mut guest);

@@ -59,8 +59,9 @@ metadata run` does), and prints its log as it comes.
   --linger S   stay S seconds behind the result for commands (default 0). Those that are being
                carried out, and shells that are open, are waited for in any case.
 
-Exit status of serve: 0 or 1 by the task's result, 125 for errors of lodger itself, and when a
-part of the log could not be written. SIGINT, SIGTERM or SIGHUP kills the task and makes it 1; a
+Exit status of serve: 0 or 1 by the task's result, 125 for errors of lodger itself, when a part of
+the log could not be written, and when the result is that of another task, as no guest has asked
+for this one. SIGINT, SIGTERM or SIGHUP kills the task and makes it 1; a
 second one does not wait for the guest. Behind the result one ends the lingering, and it stays.
 
 get, ls, shell and kill are such commands; the socket is that of --control, or of the environment

@@ -82,7 +82,16 @@ fn host(request: Request) -> Result<ExitCode, Failure> {
     let shown = listener.address().map_or(address, |address| address.to_string());
     let _ = writeln!(io::stderr(), "lodger metadata: waiting for a guest at {shown}");
     let (service, from, linger) = (Arc::new(service), request.from, request.linger);
-    let success = Host { service, listener, from, control, linger, bell, tell }.run(&signals).map_err(system)?;
+    let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell, tell };
+    let success = host.run(&signals).map_err(system)?;
+    verdict(&service, success, &is_lost)
+}
+
+/// The exit status for a result. A guest may bring one that is not ours: that of a task of somebody who was at our address before.
+pub fn verdict(service: &Service, success: bool, is_lost: &AtomicBool) -> Result<ExitCode, Failure> {
+    if service.result().is_some() && !service.was_asked() {
+        return Err(Failure::new("the result is not of this task: no guest has asked for it"));
+    }
     Ok(ExitCode::from(if is_lost.load(Ordering::SeqCst) { OUR_ERROR } else { u8::from(!success) }))
 }
 

@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use lexopt::Parser;
 
 use crate::cli::exec::{Request, TIMED_OUT};
 use crate::cli::metadata_commands::socket;
-use crate::cli::metadata_host::listening;
+use crate::cli::metadata_host::{listening, verdict};
 use crate::cli::output::Log;
-use crate::cli::{Failure, OUR_ERROR, seconds, text};
+use crate::cli::{Failure, seconds, text};
 use crate::metadata::host::{self, Host};
 use crate::metadata::listener::Listener;
 use crate::metadata::service::Service;
@@ -155,8 +155,7 @@ pub fn run(machine: &Machine, image: Image, task: Task, signals: &OwnedFd) -> Re
     let stop = Watch { guest: &guest, host: &host, service: &service, signals, start, task: &task }.run()?;
     // The guest first: what it has said is complete then.
     drop(guest);
-    let code = |success: bool| if is_lost.load(Ordering::SeqCst) { OUR_ERROR } else { u8::from(!success) };
-    let verdict = |success| Ok(ExitCode::from(code(success)));
+    let verdict = |success| verdict(&service, success, &is_lost);
     let Some(stop) = stop else { return verdict(host.join().map_err(system)?) };
     host.end(&service);
     match (stop, service.result()) {

@@ -232,7 +232,9 @@ impl Host {
             return (is_done || course.guests.len() == 0 || now >= until).then_some(false);
         }
         let success = result?;
-        let until = *course.stay_until.get_or_insert(now + self.linger);
+        // A result that comes without a question is of another task, and its guest of no use for this one.
+        let linger = if self.service.was_asked() { self.linger } else { Duration::ZERO };
+        let until = *course.stay_until.get_or_insert(now + linger);
         (course.leaves || (course.commands.len() == 0 && now >= until)).then_some(success)
     }
 
