@@ -789,10 +789,10 @@ fn output(child: Child) -> Output {
 #[test]
 fn serve_prints_the_log_and_ends_with_the_result() {
     for (result, code) in [("success", 0), ("failed", 1)] {
-        let host = Host::start(&["--env", "K=a=b"]);
+        let host = Host::start(&["--env", "K=a=b", "-e", "L=c"]);
         let mut guest = host.guest();
         let (_, execute) = exchange(&mut guest, "GET", "/engine/v1/execute", &[], b"");
-        assert_eq!(execute, r#"{"env":{"K":"a=b"},"command":["sh","-c","true"]}"#);
+        assert_eq!(execute, r#"{"env":{"K":"a=b","L":"c"},"command":["sh","-c","true"]}"#);
         assert_eq!(exchange(&mut guest, "POST", "/engine/v1/log", &[], b"line\n").0, 200);
         assert_eq!(exchange(&mut guest, "PUT", &format!("/engine/v1/{result}"), &[], b"").0, 200);
         assert_eq!(host.finish(), (Some(code), "line\n".to_owned()));
@@ -896,6 +896,7 @@ fn commands_without_a_service_say_so() {
     assert!(run(&["get", "--control", "/x", "a", "b"]).contains("unix:PATH wanted"));
     assert!(run(&["get", "a"]).contains("get wants"));
     assert!(run(&["serve", "--", "true"]).contains("--listen"));
+    assert!(run(&["serve", "--listen", "127.0.0.1:0", "--listen", "127.0.0.1:0", "--", "true"]).contains("twice"));
     assert!(run(&["serve", "--listen", "nonsense", "--", "true"]).contains("no address"));
     assert!(run(&["serve", "--listen", "127.0.0.1:0"]).contains("command"));
     assert!(run(&["serve", "--listen", "127.0.0.1:0", "--from", "1.2.3/8", "--", "x"]).contains("no network"));

@@ -480,3 +480,20 @@ fn a_list_of_very_many_names_is_refused() {
     }
     assert_eq!(asked.join().expect("an answer").expect("a list").len(), FILES_MAX);
 }
+
+#[test]
+fn who_asks_for_the_task_on_another_connection_is_told_of_once() {
+    let mut host = Heard::start(&[], Stdio::null());
+    host.line();
+    let ask = |guest: &mut UnixStream| {
+        request(guest, "GET", "/engine/v1/execute", "", b"");
+        assert!(response(guest).0.starts_with("HTTP/1.1 200 "));
+    };
+    let mut first = host.guest();
+    (0..2).for_each(|_| ask(&mut first));
+    assert!(host.line().contains("a guest has connected"));
+    (0..2).for_each(|_| ask(&mut host.guest()));
+    assert_eq!(host.line(), "lodger warn: another guest has asked for the task, or the same one again\n");
+    succeed(&mut first);
+    assert_eq!(host.finish(), (Some(0), String::new()));
+}

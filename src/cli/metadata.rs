@@ -51,7 +51,7 @@ serve gives one task to one guest that speaks taskcluster-worker's metadata prot
 metadata run` does), and prints its log as it comes.
 
   --listen A   IP:PORT, or unix:PATH for QEMU's guestfwd
-  --env K=V    a variable of the task's environment; may be repeated
+  --env K=V    a variable of the task's environment, as is -e K=V; may be repeated
   --log F      write the log to the file F, or to stdout (-, the default)
   --from NET   accept only guests with an address in IP/BITS; may be repeated. Others get 403.
                Not with unix:, whose guests have none

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 
+use crate::cli::guest::log_to_stderr;
 use crate::cli::metadata_commands::{heeded, socket};
 use crate::cli::output::Log;
 use crate::cli::{Failure, OUR_ERROR, seconds, text};
@@ -37,8 +38,12 @@ pub fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
     let mut request = Request::default();
     while let Some(argument) = parser.next()? {
         match argument {
-            Arg::Long("listen") => request.listen = Some(text(parser.value()?)?),
-            Arg::Long("env") => request.env.push(variable(text(parser.value()?)?)?),
+            Arg::Long("listen") => {
+                if request.listen.replace(text(parser.value()?)?).is_some() {
+                    return Err(Failure::new("--listen stands twice: a task has one address"));
+                }
+            }
+            Arg::Short('e') | Arg::Long("env") => request.env.push(variable(text(parser.value()?)?)?),
             Arg::Long("log") => request.log = Some(parser.value()?.into()).filter(|path| path != Path::new("-")),
             Arg::Long("from") => request.from.push(network(&text(parser.value()?)?)?),
             Arg::Long("control") => request.control = Some(socket(&parser.value()?)?),
@@ -52,6 +57,7 @@ pub fn serve(mut parser: Parser) -> Result<ExitCode, Failure> {
             other => return Err(other.unexpected().into()),
         }
     }
+    log_to_stderr("warn");
     host(request)
 }
 

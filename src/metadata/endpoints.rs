@@ -61,7 +61,7 @@ impl Service {
     /// Of the connection. They are nobody's fault but the guest's.
     pub fn serve_connection(&self, stream: Stream) -> io::Result<()> {
         let mut connection = Connection::over(stream)?;
-        let mut patience = self.timers.first;
+        let (mut patience, mut has_asked) = (self.timers.first, false);
         loop {
             if !self.rest(&connection, std::mem::replace(&mut patience, self.timers.rest))? {
                 return Ok(());
@@ -78,6 +78,9 @@ impl Service {
                 let Some(rest) = self.reply(connection, &request)? else { return Ok(()) };
                 connection = rest;
                 continue;
+            }
+            if request.path == EXECUTE && request.method == "GET" && !std::mem::replace(&mut has_asked, true) {
+                self.note_question();
             }
             let next = self.answer(&mut connection, &request)?;
             let is_result = matches!(next, Next::Announce);
@@ -130,7 +133,6 @@ impl Service {
         }
         match request.path.as_str() {
             EXECUTE => {
-                self.note_question();
                 connection.respond(200, &[TEXT], self.execute.as_bytes(), self.response_limits())?;
                 Ok(Next::Done)
             }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
@@ -66,7 +66,8 @@ pub struct Service {
     pub(crate) timers: Timers,
     pub(crate) rest: Rest,
     verdict: Mutex<Verdict>,
-    asked: AtomicBool,
+    /// Connections on which the command was asked for.
+    questions: AtomicUsize,
     /// Readable when the service has ended.
     stop: (OwnedFd, OwnedFd),
 }
@@ -88,8 +89,8 @@ impl Service {
         let execute = format!(r#"{{"env":{},"command":{}}}"#, Value::Object(env), Value::from(command));
         let verdict = Mutex::new(Verdict { success: None, callback: Some(resolved) });
         let (log, actions, timers) = (Mutex::new(log), Actions::default(), Timers::default());
-        let (rest, asked) = (Rest::default(), AtomicBool::new(false));
-        Ok(Service { execute, log, actions, timers, rest, verdict, asked, stop: fd::pipe()? })
+        let (rest, questions) = (Rest::default(), AtomicUsize::new(0));
+        Ok(Service { execute, log, actions, timers, rest, verdict, questions, stop: fd::pipe()? })
     }
 
     /// The same with other times.
@@ -152,11 +153,17 @@ impl Service {
 
     /// Whether a guest has asked for the command.
     pub fn was_asked(&self) -> bool {
-        self.asked.load(Ordering::SeqCst)
+        self.questions.load(Ordering::SeqCst) > 0
     }
 
+    /// A connection asks for the command for the first time.
     pub(crate) fn note_question(&self) {
-        self.asked.store(true, Ordering::SeqCst);
+        match self.questions.fetch_add(1, Ordering::SeqCst) {
+            0 => log::info!("a guest has asked for the task"),
+            // Both would do it, and the first result counts.
+            1 => log::warn!("another guest has asked for the task, or the same one again"),
+            _ => {}
+        }
     }
 
     /// Ends it: no connection is served any more, and whoever waits for the guest gets `Internal`.
