@@ -497,3 +497,24 @@ fn who_asks_for_the_task_on_another_connection_is_told_of_once() {
     succeed(&mut first);
     assert_eq!(host.finish(), (Some(0), String::new()));
 }
+
+#[test]
+fn a_guest_that_has_gone_and_one_that_comes_back_are_told_of() {
+    let mut host = Heard::start(&[], Stdio::null());
+    host.line();
+    for _ in 0..2 {
+        let (poll, mut log) = (host.guest(), host.guest());
+        assert_eq!(host.line(), "lodger metadata: a guest has connected\n");
+        (&poll).write_all(b"GET /engine/v1/poll HTTP/1.1\r\n\r\n").expect("the host reads");
+        log.write_all(b"POST /engine/v1/log HTTP/1.1\r\nContent-Length: 9\r\n\r\npart").expect("the host reads");
+        pause(Duration::from_millis(100));
+        drop(log);
+        pause(Duration::from_millis(100));
+        let start = Instant::now();
+        drop(poll);
+        assert_eq!(host.line(), "lodger metadata: the guest has gone; waiting for it to come back\n");
+        assert!(start.elapsed() >= Duration::from_millis(4_900), "{:?}", start.elapsed());
+    }
+    succeed(&mut host.guest());
+    assert_eq!(host.finish(), (Some(0), "lodger metadata: a guest has connected\n".to_owned()));
+}

@@ -105,6 +105,7 @@ fn tell(news: News) {
     let _ = match news {
         News::Guest(Some(ip)) => writeln!(io::stderr(), "lodger metadata: guest at {ip}"),
         News::Guest(None) => writeln!(io::stderr(), "lodger metadata: a guest has connected"),
+        News::Gone => writeln!(io::stderr(), "lodger metadata: the guest has gone; waiting for it to come back"),
         News::Refused(ip) => writeln!(io::stderr(), "lodger metadata: refused {ip}: in no network of --from"),
     };
 }

@@ -292,6 +292,11 @@ impl Actions {
         Ok(Ticket { number, called })
     }
 
+    /// Whether polls wait.
+    pub fn has_polls(&self) -> bool {
+        !self.board().polls.is_empty()
+    }
+
     /// Takes a poll out of the queue, if it is there, and gives the action that it has been given.
     pub fn leave(&self, ticket: &Ticket) -> Option<Action> {
         let mut board = self.board();

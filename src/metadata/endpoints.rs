@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -150,11 +151,15 @@ impl Service {
     /// Copies a body to the log, each piece as it comes.
     fn take_log(&self, connection: &mut Connection) -> Next {
         let (mut body, mut block) = (connection.body(), vec![0; BLOCK]);
+        self.is_log_broken.store(false, Ordering::SeqCst);
         loop {
             let count = match connection.read_body(&mut body, &mut block, self.limits()) {
                 Ok(0) => return Next::Respond,
                 Ok(count) => count,
-                Err(_) => return Next::Refuse(NO_LOG),
+                Err(_) => {
+                    self.is_log_broken.store(true, Ordering::SeqCst);
+                    return Next::Refuse(NO_LOG);
+                }
             };
             let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
             if log.write_all(&block[..count]).and_then(|()| log.flush()).is_err() {

@@ -40,6 +40,9 @@ const STRANGER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the guest may take to end a command that was killed. Upstream's sends SIGKILL after 5 s.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a guest whose log broke off may say nothing until it is told that it has gone. Ours polls again within this.
+const GONE_AFTER: Duration = Duration::from_secs(5);
+
 /// How long to leave waiting connections alone when the system has no descriptor or thread for them.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
@@ -105,8 +108,10 @@ pub fn bell() -> io::Result<(OwnedFd, Arc<OwnedFd>)> {
 /// What people like to know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
-    /// The first guest has come; from where, unless through a unix socket.
+    /// The first guest has come, or one after it was gone; from where, unless through a unix socket.
     Guest(Option<IpAddr>),
+    /// The guest says nothing any more, and its log broke off.
+    Gone,
     /// Somebody with this address may not come, and has tried for the first time.
     Refused(IpAddr),
 }
@@ -135,6 +140,8 @@ struct Course {
     held: Option<Stream>,
     has_told_of_guest: bool,
     told_of: Vec<IpAddr>,
+    /// When the guest counts as gone, unless it comes again.
+    gone_at: Option<Instant>,
     /// Until when the guest may end its command, which was killed.
     kill_until: Option<Instant>,
     /// Until when to stay behind the result.
@@ -156,6 +163,7 @@ impl Course {
             held: None,
             has_told_of_guest: false,
             told_of: Vec::new(),
+            gone_at: None,
             kill_until: None,
             stay_until: None,
             leaves: false,
@@ -165,7 +173,7 @@ impl Course {
 
     fn patience(&self, now: Instant) -> Option<Duration> {
         let stay = self.stay_until.filter(|until| *until > now);
-        let next = [self.kill_until, stay, self.quiet_until].into_iter().flatten().min();
+        let next = [self.kill_until, stay, self.quiet_until, self.gone_at].into_iter().flatten().min();
         next.map(|next| next.saturating_duration_since(now))
     }
 }
@@ -191,6 +199,7 @@ impl Host {
             if let Some(success) = self.end(&mut course, now) {
                 return Ok(success);
             }
+            self.look_for_guest(&mut course, now);
             course.quiet_until = course.quiet_until.filter(|until| now < *until);
             let mut accepted = self.let_in(&mut course);
             set.clear();
@@ -238,6 +247,19 @@ impl Host {
         (course.leaves || (course.commands.len() == 0 && now >= until)).then_some(success)
     }
 
+    /// Tells of a guest that has gone. Its connections end, each with a ring of the bell.
+    fn look_for_guest(&self, course: &mut Course, now: Instant) {
+        if !self.service.is_deserted() || course.kill_until.is_some() {
+            course.gone_at = None;
+        } else if now >= *course.gone_at.get_or_insert(now + GONE_AFTER) {
+            course.gone_at = None;
+            course.has_told_of_guest = false;
+            // Until a log breaks off again.
+            self.service.is_log_broken.store(false, Ordering::SeqCst);
+            (self.tell)(News::Gone);
+        }
+    }
+
     /// A signal has come. Gives the result when nothing is waited for any more.
     fn interrupt(&self, course: &mut Course) -> Option<bool> {
         if course.kill_until.is_some() {
@@ -267,6 +289,7 @@ impl Host {
         if !std::mem::replace(&mut course.has_told_of_guest, true) {
             (self.tell)(News::Guest(from));
         }
+        course.gone_at = None;
         course.held = Some(stream);
         if !course.guests.has_room() {
             self.service.rest.cut_longest();

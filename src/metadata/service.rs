@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
@@ -68,6 +68,8 @@ pub struct Service {
     verdict: Mutex<Verdict>,
     /// Connections on which the command was asked for.
     questions: AtomicUsize,
+    /// The log broke off, and none has begun since.
+    pub(crate) is_log_broken: AtomicBool,
     /// Readable when the service has ended.
     stop: (OwnedFd, OwnedFd),
 }
@@ -90,7 +92,8 @@ impl Service {
         let verdict = Mutex::new(Verdict { success: None, callback: Some(resolved) });
         let (log, actions, timers) = (Mutex::new(log), Actions::default(), Timers::default());
         let (rest, questions) = (Rest::default(), AtomicUsize::new(0));
-        Ok(Service { execute, log, actions, timers, rest, verdict, questions, stop: fd::pipe()? })
+        let is_log_broken = AtomicBool::new(false);
+        Ok(Service { execute, log, actions, timers, rest, verdict, questions, is_log_broken, stop: fd::pipe()? })
     }
 
     /// The same with other times.
@@ -154,6 +157,11 @@ impl Service {
     /// Whether a guest has asked for the command.
     pub fn was_asked(&self) -> bool {
         self.questions.load(Ordering::SeqCst) > 0
+    }
+
+    /// Whether the guest seems to have gone before the result: its log broke off, and no poll waits.
+    pub(crate) fn is_deserted(&self) -> bool {
+        self.is_log_broken.load(Ordering::SeqCst) && self.result().is_none() && !self.actions.has_polls()
     }
 
     /// A connection asks for the command for the first time.
