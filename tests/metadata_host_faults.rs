@@ -295,15 +295,34 @@ fn a_log_that_is_lost_is_told_once_and_counts_as_our_error() {
     {
         assert!(host.line().contains("waiting for a guest at unix:"));
         let mut guest = host.guest();
+        // The guest is not made to send it again.
         for _ in 0..2 {
             request(&mut guest, "POST", "/engine/v1/log", "", b"hello");
-            assert!(response(&mut guest).0.starts_with("HTTP/1.1 500 "));
-            guest = host.guest();
+            assert!(response(&mut guest).0.starts_with("HTTP/1.1 200 "));
         }
         succeed(&mut guest);
         let (code, said) = host.finish();
         assert_eq!((code, said.matches(why).count()), (Some(125), 1), "{said}");
     }
+}
+
+#[test]
+fn a_task_whose_log_nobody_reads_is_killed() {
+    let (rd, wr) = fd::pipe().expect("a pipe");
+    let mut host = Heard::start(&[], wr);
+    host.line();
+    let (mut guest, mut log) = (host.guest(), host.guest());
+    log.write_all(b"POST /engine/v1/log HTTP/1.1\r\nContent-Length: 99\r\n\r\nfirst").expect("the host reads");
+    File::from(rd).read_exact(&mut [0; 5]).expect("the first line");
+    log.write_all(b"second").expect("the host reads");
+    let action = poll(&mut guest);
+    assert_eq!(action.kind, Kind::KillProcess);
+    reply(&mut guest, &action, "", b"");
+    request(&mut guest, "PUT", "/engine/v1/failed", "", b"");
+    response(&mut guest);
+    let (code, said) = host.finish();
+    assert_eq!((code, said.matches("log stdout: broken pipe").count()), (Some(125), 1), "{said}");
+    assert!(!said.contains("killing"), "{said}");
 }
 
 #[test]
@@ -356,7 +375,9 @@ fn a_hang_up_kills_the_task_as_an_interrupt_does() {
     reply(&mut guest, &action, "", b"");
     request(&mut guest, "PUT", "/engine/v1/failed", "", b"");
     response(&mut guest);
-    assert_eq!(host.finish().0, Some(1));
+    let (code, said) = host.finish();
+    let killing = "lodger metadata: killing the task; a second signal does not wait\n";
+    assert_eq!((code, said.matches(killing).count()), (Some(1), 1), "{said}");
 }
 
 #[test]

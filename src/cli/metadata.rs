@@ -61,7 +61,8 @@ metadata run` does), and prints its log as it comes.
 
 Exit status of serve: 0 or 1 by the task's result, 125 for errors of lodger itself, when a part of
 the log could not be written, and when the result is that of another task, as no guest has asked
-for this one. SIGINT, SIGTERM or SIGHUP kills the task and makes it 1; a
+for this one. A log whose reader has gone kills the task; behind another error it goes on, and the
+rest of its log is dropped. SIGINT, SIGTERM or SIGHUP kills the task and makes it 1; a
 second one does not wait for the guest. Behind the result one ends the lingering, and it stays.
 
 get, ls, shell and kill are such commands; the socket is that of --control, or of the environment

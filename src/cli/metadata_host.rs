@@ -1,7 +1,7 @@
 //! The host's side of the metadata service: one task for one guest.
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -83,14 +83,27 @@ fn host(request: Request) -> Result<ExitCode, Failure> {
     let resolved = Box::new(move |_| drop(fd::write(wake.as_fd(), b"x")));
     // Behind what may be in use: then another one is running, and that may be its log.
     let is_lost = Arc::new(AtomicBool::new(false));
-    let log = Log::open("metadata", request.log.as_deref(), &is_lost)?;
+    let (is_unread, unread) = unread(&bell.1);
+    let log = Log::open("metadata", request.log.as_deref(), &is_lost, unread)?;
     let service = Service::new(&request.command, &request.env, Box::new(log), resolved).map_err(system)?;
     let shown = listener.address().map_or(address, |address| address.to_string());
     let _ = writeln!(io::stderr(), "lodger metadata: waiting for a guest at {shown}");
     let (service, from, linger) = (Arc::new(service), request.from, request.linger);
-    let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell, tell };
+    let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell, is_unread, tell };
     let success = host.run(&signals).map_err(system)?;
     verdict(&service, success, &is_lost)
+}
+
+/// What makes a host end its task, and what is to be called for that by a log that nobody reads.
+pub fn unread(bell: &Arc<OwnedFd>) -> (Arc<AtomicBool>, Box<dyn FnMut() + Send>) {
+    let (is_unread, bell) = (Arc::new(AtomicBool::new(false)), Arc::clone(bell));
+    let flag = Arc::clone(&is_unread);
+    let call = move || {
+        flag.store(true, Ordering::SeqCst);
+        // Full is the pipe only when somebody is about to look.
+        let _ = fd::write(bell.as_fd(), b"x");
+    };
+    (is_unread, Box::new(call))
 }
 
 /// The exit status for a result. A guest may bring one that is not ours: that of a task of somebody who was at our address before.
@@ -105,6 +118,9 @@ fn tell(news: News) {
     let _ = match news {
         News::Guest(Some(ip)) => writeln!(io::stderr(), "lodger metadata: guest at {ip}"),
         News::Guest(None) => writeln!(io::stderr(), "lodger metadata: a guest has connected"),
+        News::Killing => {
+            writeln!(io::stderr(), "lodger metadata: killing the task; a second signal does not wait")
+        }
         News::Gone => writeln!(io::stderr(), "lodger metadata: the guest has gone; waiting for it to come back"),
         News::Refused(ip) => writeln!(io::stderr(), "lodger metadata: refused {ip}: in no network of --from"),
     };

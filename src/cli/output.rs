@@ -45,40 +45,56 @@ impl Write for Output {
     }
 }
 
-/// A log; its first error is told, once.
+/// A log. Its first error is told; what comes behind that is taken and dropped, since whoever sends it would only send it again.
 pub struct Log {
     /// In whose name that is.
     command: &'static str,
-    output: Output,
+    /// `None` behind an error.
+    output: Option<Output>,
     name: String,
     is_lost: Arc<AtomicBool>,
+    unread: Box<dyn FnMut() + Send>,
 }
 
 impl Log {
-    /// A log in a new file, or on stdout. `is_lost` becomes true with the first byte that is.
+    /// A log in a new file, or on stdout. `is_lost` becomes true with the first byte that is; `unread` is called then, if it is because the
+    /// reader has gone.
     ///
     /// # Errors
     /// Of open(2) and dup(2).
-    pub fn open(command: &'static str, path: Option<&Path>, is_lost: &Arc<AtomicBool>) -> Result<Log, Failure> {
+    pub fn open(
+        command: &'static str,
+        path: Option<&Path>,
+        is_lost: &Arc<AtomicBool>,
+        unread: Box<dyn FnMut() + Send>,
+    ) -> Result<Log, Failure> {
         let name = path.map_or_else(|| "stdout".to_owned(), |path| path.display().to_string());
         let output = path.map_or_else(Output::stdout, |path| File::create(path).map(Output::from));
         let output = output.map_err(|error| Failure::new(format!("log {name}: {}", errno::describe(&error))))?;
-        Ok(Log { command, output, name, is_lost: Arc::clone(is_lost) })
+        Ok(Log { command, output: Some(output), name, is_lost: Arc::clone(is_lost), unread })
+    }
+
+    fn lose(&mut self, error: &io::Error) {
+        self.output = None;
+        self.is_lost.store(true, Ordering::SeqCst);
+        complain(self.command, &format!("log {}: {}", self.name, errno::describe(error)));
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            (self.unread)();
+        }
     }
 }
 
 impl Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.output.write(bytes);
-        if let Err(error) = &written
-            && !self.is_lost.swap(true, Ordering::SeqCst)
-        {
-            complain(self.command, &format!("log {}: {}", self.name, errno::describe(error)));
+        match self.output.as_mut().map(|output| output.write(bytes)) {
+            Some(Ok(count)) => return Ok(count),
+            Some(Err(error)) => self.lose(&error),
+            None => {}
         }
-        written
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
+        Ok(())
     }
 }

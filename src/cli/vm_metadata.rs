@@ -16,7 +16,7 @@ use lexopt::Parser;
 
 use crate::cli::exec::{Request, TIMED_OUT};
 use crate::cli::metadata_commands::socket;
-use crate::cli::metadata_host::{listening, verdict};
+use crate::cli::metadata_host::{listening, unread, verdict};
 use crate::cli::output::Log;
 use crate::cli::{Failure, seconds, text};
 use crate::metadata::host::{self, Host};
@@ -144,13 +144,14 @@ pub fn run(machine: &Machine, image: Image, task: Task, signals: &OwnedFd) -> Re
     let wake = Arc::clone(&bell.1);
     let resolved = Box::new(move |_| drop(fd::write(wake.as_fd(), b"x")));
     let is_lost = Arc::new(AtomicBool::new(false));
-    let log = Box::new(Log::open("vm", task.log.as_deref(), &is_lost)?);
+    let (is_unread, unread) = unread(&bell.1);
+    let log = Box::new(Log::open("vm", task.log.as_deref(), &is_lost, unread)?);
     let service = Arc::new(Service::new(&task.command, &task.env, log, resolved).map_err(system)?);
     let guest = machine.start(image)?;
     // The guest needs a second at least until it comes.
     let listener = Listener::Unix(listen(&guest.service_socket())?);
     let (from, linger) = (Vec::new(), task.linger);
-    let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell, tell: |_| {} };
+    let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell, is_unread, tell: |_| {} };
     let host = Serving::start(host).map_err(system)?;
     let stop = Watch { guest: &guest, host: &host, service: &service, signals, start, task: &task }.run()?;
     // The guest first: what it has said is complete then.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -112,6 +112,8 @@ pub enum News {
     Guest(Option<IpAddr>),
     /// The guest says nothing any more, and its log broke off.
     Gone,
+    /// A signal has come; a second one is not waited behind.
+    Killing,
     /// Somebody with this address may not come, and has tried for the first time.
     Refused(IpAddr),
 }
@@ -126,6 +128,8 @@ pub struct Host {
     /// How long to stay for commands behind the result. Those that are being carried out then are waited for in any case.
     pub linger: Duration,
     pub bell: (OwnedFd, Arc<OwnedFd>),
+    /// To be set when nobody reads the log, before the bell is rung: then the task is killed, as by a signal.
+    pub is_unread: Arc<AtomicBool>,
     pub tell: fn(News),
 }
 
@@ -215,6 +219,9 @@ impl Host {
             if set.ready(bell).readable {
                 let _ = fd::read(self.bell.0.as_fd(), &mut [0; 256]);
             }
+            if self.is_unread.swap(false, Ordering::SeqCst) && self.service.result().is_none() {
+                self.kill(&mut course);
+            }
             if set.ready(signalled).readable
                 && !signal::take(signals).is_empty()
                 && let Some(success) = self.interrupt(&mut course)
@@ -269,10 +276,17 @@ impl Host {
         if let Some(success) = self.service.result() {
             return std::mem::replace(&mut course.leaves, true).then_some(success);
         }
-        course.kill_until = Some(Instant::now() + KILL_PATIENCE);
-        let service = Arc::clone(&self.service);
-        let _ = course.kills.start(move || drop(service.kill_process()));
+        (self.tell)(News::Killing);
+        self.kill(course);
         None
+    }
+
+    fn kill(&self, course: &mut Course) {
+        if course.kill_until.is_none() {
+            course.kill_until = Some(Instant::now() + KILL_PATIENCE);
+            let service = Arc::clone(&self.service);
+            let _ = course.kills.start(move || drop(service.kill_process()));
+        }
     }
 
     fn guest(&self, course: &mut Course) -> io::Result<()> {
@@ -342,7 +356,16 @@ mod tests {
         let resolved = Box::new(move |_| drop(fd::write(wake.as_fd(), b"x")));
         let service = Arc::new(Service::new(&[], &[], Box::new(io::sink()), resolved).expect("a service"));
         let (from, linger, control) = (Vec::new(), Duration::ZERO, None);
-        let host = Host { service: Arc::clone(&service), listener, from, control, linger, bell, tell: |_| {} };
+        let host = Host {
+            service: Arc::clone(&service),
+            listener,
+            from,
+            control,
+            linger,
+            bell,
+            is_unread: Arc::default(),
+            tell: |_| {},
+        };
         let running = thread::spawn(move || host.run(&signals).expect("a poll"));
         assert_eq!(service.resolve(true), Resolved::Now);
         // Somebody else wakes it: a connection that ends at once.

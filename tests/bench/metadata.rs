@@ -207,6 +207,7 @@ impl HostHere {
             control: None,
             linger,
             bell,
+            is_unread: Arc::default(),
             tell: |_| (),
         };
         let run = move || {
