@@ -823,11 +823,11 @@ fn commands_reach_the_guest() {
     reply(&mut guest, &action.id, &[], b"content");
     assert!(output(get).status.success());
     assert_eq!(fs::read(&local).expect("a file"), b"content");
-    // The first attempt breaks off; nothing of it is in the output.
+    // The first attempt breaks off before its first byte, of which nothing is in the output.
     let get = host.command(&["get", "/b", "-"]).spawn().expect("get");
     let id = poll(&mut guest).id;
     let mut raw = host.raw();
-    write!(raw, "POST /engine/v1/reply?id={id} HTTP/1.1\r\nContent-Length: 9\r\n\r\nabc").expect("a part");
+    write!(raw, "POST /engine/v1/reply?id={id} HTTP/1.1\r\nContent-Length: 9\r\n\r\n").expect("a head");
     raw.shutdown(Shutdown::Write).expect("a shutdown");
     let id = poll(&mut guest).id;
     reply(&mut guest, &id, &[], b"xyz");
@@ -837,7 +837,7 @@ fn commands_reach_the_guest() {
     reply(&mut guest, &id, &[("X-Taskcluster-Worker-Error", "file-not-found")], b"");
     let failed = output(get);
     assert_eq!(failed.status.code(), Some(125));
-    assert!(String::from_utf8_lossy(&failed.stderr).contains("/no: the guest has no such file"));
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("/no: the guest has no such file, or no regular one"));
     assert_eq!(fs::read(&local).expect("a file"), b"content", "what is there stays");
     assert_eq!(fs::read_dir(&host.folder.0).expect("a folder").count(), 3, "no temporary file stays");
     let list = host.command(&["ls", "/d"]).spawn().expect("ls");
@@ -865,6 +865,42 @@ fn commands_reach_the_guest() {
     far.0.flush().expect("somebody reads");
     let ended = output(shell);
     assert_eq!((ended.status.code(), &ended.stdout[..], &ended.stderr[..]), (Some(1), &b"out"[..], &b"err"[..]));
+}
+
+/// Begins to send the file of the next action, of so many bytes more.
+fn send_part(host: &Host, guest: &mut Connection, part: &str, more: usize) -> UnixStream {
+    let (id, mut raw) = (poll(guest).id, host.raw());
+    let length = part.len() + more;
+    let head = format!("POST /engine/v1/reply?id={id} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{part}");
+    raw.write_all(head.as_bytes()).expect("a part");
+    raw
+}
+
+#[test]
+fn a_file_for_stdout_goes_on_as_it_comes_and_cannot_begin_again() {
+    let host = Host::start(&[]);
+    let mut guest = host.guest();
+    let mut get = host.command(&["get", "/b", "-"]).spawn().expect("get");
+    let raw = send_part(&host, &mut guest, "abc", 6);
+    let mut part = [0; 3];
+    get.stdout.as_mut().expect("piped").read_exact(&mut part).expect("what has come");
+    assert_eq!(&part, b"abc");
+    raw.shutdown(Shutdown::Write).expect("a shutdown");
+    let failed = output(get);
+    assert_eq!((failed.status.code(), failed.stdout.as_slice()), (Some(125), &b""[..]));
+    let text = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(text.contains("get /b: the file broke off behind 3 bytes, which are written\n"), "{text}");
+}
+
+#[test]
+fn a_file_for_a_pipe_that_is_closed_is_not_waited_for() {
+    let host = Host::start(&[]);
+    let mut guest = host.guest();
+    let mut get = host.command(&["get", "/b", "-"]).spawn().expect("get");
+    drop(get.stdout.take());
+    let _raw = send_part(&host, &mut guest, "abc", 6);
+    let ended = output(get);
+    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned()), (Some(125), String::new()));
 }
 
 #[test]

@@ -68,8 +68,9 @@ second one does not wait for the guest. Behind the result one ends the lingering
 get, ls, shell and kill are such commands; the socket is that of --control, or of the environment
 variable LODGER_METADATA_CONTROL. get fetches a file, ls lists the files below a folder, and kill
 ends the task's command. A file that get writes takes the place of LOCAL when it is there whole,
-with the mode of what was there; a pipe or device is written to; - is stdout. Their exit status is
-0, or 125 when it was not done; get that was interrupted leaves nothing, with 128 + signal.
+with the mode of what was there; a pipe or device, or stdout (-), gets each byte as it comes, so
+that a file that breaks off is not asked for again. Their exit status is 0, or 125 when it was not
+done; get that was interrupted leaves nothing in a file's place, with 128 + signal.
 
 shell runs COMMAND or the guest's shell, on a terminal with -t. Its exit status is 0 or 1 as the
 protocol has no other, 130 when it was interrupted, and 125 when it could not be opened, was lost,

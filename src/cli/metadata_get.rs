@@ -9,13 +9,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{env, thread};
+use std::thread;
 
 use lexopt::Parser;
 
 use crate::cli::metadata_commands::{Words, failed, heeded};
 use crate::cli::output::Output;
 use crate::cli::{Failure, text};
+use crate::metadata::actions::Store;
 use crate::metadata::control::{self as metadata, Control};
 use crate::sys::fd;
 use crate::sys::signal::{self, SIGHUP, SIGINT, SIGTERM};
@@ -28,7 +29,7 @@ const LINKS_MAX: usize = 40;
 enum Place {
     /// To stdout.
     Stdout,
-    /// Into a pipe or a device, once it is there whole.
+    /// Into a pipe or a device.
     Through(PathBuf),
     /// In the place of a file with these permissions, or where none is.
     File(PathBuf, Option<Permissions>),
@@ -44,10 +45,10 @@ pub fn get(parser: Parser) -> Result<ExitCode, Failure> {
     let kept = Kept::watched().map_err(|error| named(about(&local, &error)))?;
     let control = words.connect()?;
     match place {
-        Place::Stdout => through(&kept, control, &remote, &local, Output::stdout)?,
+        Place::Stdout => through(control, &remote, &local, Output::stdout)?,
         Place::Through(path) => {
             let open = || OpenOptions::new().write(true).open(&path).map(Output::from);
-            through(&kept, control, &remote, &local, open)?;
+            through(control, &remote, &local, open)?;
         }
         Place::File(target, permissions) => {
             let mut file = kept.create(&beside(&target)?).map_err(|error| named(about(&local, &error)))?;
@@ -61,27 +62,51 @@ pub fn get(parser: Parser) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Fetches it whole before its first byte goes on: an attempt that broke off cannot be taken back.
+/// A pipe or a device, which gets each piece as it comes. It is opened with the first one: a file that is not there opens nothing.
+struct Through<F> {
+    open: F,
+    output: Option<Output>,
+    /// Bytes that have gone on, and cannot be taken back.
+    written: u64,
+}
+
+impl<F: Fn() -> io::Result<Output> + Send> Through<F> {
+    fn output(&mut self) -> io::Result<&mut Output> {
+        let output = self.output.take().map_or_else(&self.open, Ok)?;
+        Ok(self.output.insert(output))
+    }
+}
+
+impl<F: Fn() -> io::Result<Output> + Send> Store for Through<F> {
+    fn begin(&mut self) -> io::Result<()> {
+        match self.written {
+            0 => Ok(()),
+            written => Err(io::Error::other(format!("the file broke off behind {written} bytes, which are written"))),
+        }
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.output()?.write_all(bytes)?;
+        self.written += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// Fetches it to where nothing can be taken back: one attempt may have bytes.
 fn through(
-    kept: &Kept,
     control: Control,
     remote: &str,
     local: &Path,
-    open: impl FnOnce() -> io::Result<Output>,
+    open: impl Fn() -> io::Result<Output> + Send,
 ) -> Result<(), Failure> {
-    let folder = env::temp_dir();
-    let mut file = kept.create(&folder.join(hidden_name()?)).map_err(|error| about(&folder, &error))?;
-    kept.remove();
-    control.get(remote, &mut file).map_err(|error| fetching(remote, &folder, error))?;
-    io::Seek::rewind(&mut file)?;
-    let write = || -> io::Result<()> {
-        let mut out = open()?;
-        io::copy(&mut &file, &mut out)?;
-        out.flush()
-    };
-    match write() {
-        Err(error) if local != Path::new("-") => Err(about(local, &error)),
-        written => Ok(written?),
+    let mut store = Through { open, output: None, written: 0 };
+    match control.get(remote, &mut store) {
+        Err(metadata::Error::Local(error)) if error.kind() == io::ErrorKind::BrokenPipe && local == Path::new("-") => {
+            Err(error.into())
+        }
+        Err(error) => Err(fetching(remote, local, error)),
+        // Whoever reads waits for somebody to open it, also when nothing comes.
+        Ok(()) => store.output().map(drop).map_err(|error| about(local, &error)),
     }
 }
 
@@ -146,8 +171,14 @@ fn about(path: &Path, error: &io::Error) -> Failure {
 
 fn fetching(remote: &str, local: &Path, error: metadata::Error) -> Failure {
     match error {
+        metadata::Error::Local(error) if local == Path::new("-") => {
+            Failure::new(format!("get {remote}: {}", errno::describe(&error)))
+        }
         metadata::Error::Local(error) => {
             Failure::new(format!("get {remote}: {}: {}", local.display(), errno::describe(&error)))
+        }
+        metadata::Error::NotFound => {
+            Failure::new(format!("get {remote}: the guest has no such file, or no regular one"))
         }
         error => failed(&format!("get {remote}"), &error),
     }
