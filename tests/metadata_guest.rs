@@ -158,7 +158,12 @@ fn folders_are_listed_in_order() {
     assert_eq!(list(&format!("{d}/")), both);
     assert_eq!(list(&path("empty")), r#"{"files":[],"notFound":false}"#);
     assert_eq!(list(&path("linked")), r#"{"files":[],"notFound":false}"#);
+    let linked = path("linked");
+    let followed = format!(r#"{{"files":["{linked}/hello.txt","{linked}/sub-folder/hello2.txt"],"notFound":false}}"#);
+    assert_eq!(list(&format!("{linked}/")), followed);
     assert_eq!(list(&path("missing")), r#"{"files":[],"notFound":true}"#);
+    assert_eq!(list(&path("d/hello.txt/")), r#"{"files":[],"notFound":true}"#);
+    assert_eq!(list(""), r#"{"files":[],"notFound":true}"#);
     assert_eq!(list(&path("d/hello.txt")), format!(r#"{{"files":["{d}/hello.txt"],"notFound":false}}"#));
 }
 

@@ -1,7 +1,7 @@
 //! The list of all plain files below a folder, as the host wants it.
 //!
-//! In the order of names, folder after folder. Links are not followed. Each path begins with what was asked for, letter by letter, because the
-//! host cuts that off.
+//! In the order of names, folder after folder. Links are not followed, but for one that is asked for with a slash at its end. Each path
+//! begins with what was asked for, letter by letter, because the host cuts that off.
 
 use std::ffi::OsString;
 use std::fs;
@@ -81,22 +81,19 @@ impl List {
 
 /// The error is that of the folder itself, or that of the end of everything; what is wrong below is passed over.
 fn walk(asked: &str, list: &mut List, stop: &impl Fn() -> bool) -> io::Result<()> {
-    // With a slash at its end a link would be followed.
-    let trimmed = asked.trim_end_matches('/');
-    let root = if trimmed.is_empty() && !asked.is_empty() { "/" } else { trimmed };
-    // The empty path names nothing.
-    let kind = fs::symlink_metadata(root)?.file_type();
+    // With a slash at its end it is what a link leads to. The empty path names nothing.
+    let kind = fs::symlink_metadata(asked)?.file_type();
     if kind.is_symlink() {
         return Ok(());
     }
-    if kind.is_file() && asked == root {
-        list.push(Path::new(root));
+    if kind.is_file() {
+        list.push(Path::new(asked));
         return Ok(());
     }
     if !kind.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    let mut open = vec![(PathBuf::from(asked), names(Path::new(root), stop)?.into_iter())];
+    let mut open = vec![(PathBuf::from(asked), names(Path::new(asked), stop)?.into_iter())];
     while let Some((folder, names_left)) = open.last_mut() {
         let Some(name) = names_left.next() else {
             open.pop();
