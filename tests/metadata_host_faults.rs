@@ -539,3 +539,18 @@ fn a_guest_that_has_gone_and_one_that_comes_back_are_told_of() {
     succeed(&mut host.guest());
     assert_eq!(host.finish(), (Some(0), "lodger metadata: a guest has connected\n".to_owned()));
 }
+
+#[test]
+fn a_list_that_is_none_is_told_with_what_guests_refuse() {
+    let rig = Rig::new(&[]);
+    let service = Arc::clone(&rig.service);
+    let asked = thread::spawn(move || service.list_folder("/d"));
+    let mut guest = rig.connect();
+    for _ in 0..3 {
+        let action = poll(&mut guest);
+        let answer = reply(&mut guest, &action, "Content-Type: text/plain\r\n", b"the list is too long");
+        assert!(answer.0.starts_with("HTTP/1.1 400 "));
+    }
+    let why = asked.join().expect("an answer").expect_err("no list").to_string();
+    assert_eq!(why, "the reply is no list of files; guests refuse one of more than 10 MiB");
+}

@@ -127,6 +127,11 @@ impl Service {
             PING | EXECUTE | POLL => "GET",
             LOG => "POST",
             SUCCESS | FAILED => "PUT",
+            path if request.method == "GET" && path.contains("//") => {
+                let location = location(request);
+                connection.respond(301, &[("Location", &location)], b"", self.response_limits())?;
+                return Ok(Next::Done);
+            }
             _ => return Ok(Next::Refuse(NO_ENDPOINT)),
         };
         if request.method != method {
@@ -249,7 +254,8 @@ impl Service {
     }
 
     fn take_list(&self, connection: &mut Connection, request: &Request) -> (Next, Outcome) {
-        let invalid = || (Next::Refuse(NO_LIST), Outcome::Broken("the reply is no list of files"));
+        let why = "the reply is no list of files; guests refuse one of more than 10 MiB";
+        let invalid = || (Next::Refuse(NO_LIST), Outcome::Broken(why));
         if request.headers.get("content-type") != Some("application/json") {
             return invalid();
         }
@@ -299,6 +305,17 @@ impl Service {
         claim.end(Outcome::Shell(stream, leftover));
         Ok(None)
     }
+}
+
+/// Where a request with empty segments in its path should have gone.
+fn location(request: &Request) -> String {
+    let mut path = String::new();
+    for character in request.path.chars() {
+        if character != '/' || !path.ends_with('/') {
+            path.push(character);
+        }
+    }
+    if request.query.is_empty() { path } else { format!("{path}?{}", request.query) }
 }
 
 /// Whether a JSON text has no more items than that, in all that it holds together.
