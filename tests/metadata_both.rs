@@ -99,6 +99,26 @@ fn what_was_killed_has_failed_even_if_it_ends_in_order() {
     assert_eq!(host.log(), "begun\r\nbye\r\n");
 }
 
+#[test]
+fn a_guest_says_what_it_does_to_whoever_wants_to_know() {
+    let host = Host::start("sleep 60; echo secret");
+    let guest = Guest::start_through(&["env", "LODGER_LOG=trace"], &host.address(), &["-e", "PASSWORD=secret"]);
+    let file = host.folder.path("file").display().to_string();
+    fs::write(&file, "12345").expect("a file");
+    assert!(host.run(&["get", &file, "-"], b"").status.success());
+    assert!(host.run(&["shell", "--", "echo", "secret"], b"").status.success());
+    let sent = format!("artifact {file:?}: sent, 5 bytes");
+    // Each line is of a thread of its own.
+    for line in ["task: sh, of 3 words", "log: opened", &sent] {
+        wait_until(line, || guest.said().contains(&format!("lodger info: {line}\n")));
+    }
+    wait_until("the shell has ended", || guest.said().contains(": ended\n"));
+    let said = guest.said();
+    assert!(said.lines().any(|line| line.starts_with("lodger info: shell ") && line.ends_with(": opened")), "{said}");
+    assert!(said.lines().all(|line| line.starts_with("lodger info: ") || line.starts_with("lodger debug: ")), "{said}");
+    assert!(!said.contains("secret") && !said.contains("Frame"), "{said}");
+}
+
 // --- Files ---
 
 #[test]

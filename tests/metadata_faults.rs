@@ -78,7 +78,7 @@ fn a_host_that_is_replaced_before_it_was_asked_has_its_task_done() {
     let mut host = Host::start_with(&[], &["sh", "-c", "echo $TEST_TEXT"]);
     host.kill();
     let guest = Guest::start(&host.address(), &[]);
-    wait_until("it asks in vain", || guest.said().contains("poll: "));
+    wait_until("it asks in vain", || guest.said().contains("lodger warn: poll: localhost: "));
     host.start_again();
     assert_eq!(host.wait(), Some(0));
     assert_eq!(host.log(), "Hello World\r\n");

@@ -246,9 +246,14 @@ struct Heard {
 
 impl Heard {
     fn start(options: &[&str], stdout: impl Into<Stdio>) -> Heard {
+        Heard::start_at("warn", options, stdout)
+    }
+
+    /// With this level of its own log.
+    fn start_at(level: &str, options: &[&str], stdout: impl Into<Stdio>) -> Heard {
         let folder = Folder::new();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lodger"));
-        command.args(["metadata", "serve"]);
+        command.args(["metadata", "serve"]).env("LODGER_LOG", level);
         if !options.contains(&"--listen") {
             command.arg("--listen").arg(format!("unix:{}", folder.path("guest").display()));
         }
@@ -553,4 +558,36 @@ fn a_list_that_is_none_is_told_with_what_guests_refuse() {
     }
     let why = asked.join().expect("an answer").expect_err("no list").to_string();
     assert_eq!(why, "the reply is no list of files; guests refuse one of more than 10 MiB");
+}
+
+#[test]
+fn a_host_says_what_it_does_to_whoever_wants_to_know() {
+    let folder = Folder::new();
+    let control = folder.path("control");
+    let options = ["--control", &format!("unix:{}", control.display())];
+    let mut host = Heard::start_at("debug", &options, Stdio::null());
+    host.line();
+    let mut kill = connect(&control);
+    kill.write_all(b"{\"do\":\"kill\"}\n").expect("the host reads");
+    let mut guest = host.guest();
+    let action = poll(&mut guest);
+    request(&mut guest, "PUT", &format!("/engine/v1/reply?id={}", action.id), "", b"");
+    response(&mut guest);
+    let again = poll(&mut guest);
+    reply(&mut guest, &again, "", b"");
+    succeed(&mut guest);
+    let (code, said) = host.finish();
+    let lines = [
+        format!("debug: action {}: KillProcess is with the guest\n", action.id),
+        "info: KillProcess \"\": a reply with another method than POST; attempt 1 of 3\n".to_owned(),
+        format!("debug: action {}: KillProcess is with the guest\n", again.id),
+        "info: a guest has asked for the task\n".to_owned(),
+        "info: the task has succeeded\n".to_owned(),
+    ];
+    let mut rest = said.as_str();
+    for line in lines {
+        let at = rest.find(&format!("lodger {line}")).unwrap_or_else(|| panic!("{line} in {said}"));
+        rest = &rest[at + line.len()..];
+    }
+    assert_eq!(code, Some(0));
 }

@@ -145,6 +145,8 @@ pub fn log_to_stderr(default: &str) {
     env_logger::Builder::new()
         // What is logged the log crate alone decides, so that it can be changed later.
         .filter_level(LevelFilter::Trace)
+        // It tells of each frame, in terms of its own.
+        .filter_module("tungstenite", LevelFilter::Warn)
         .format(|out, record| {
             let level = record.level().as_str().to_ascii_lowercase();
             writeln!(out, "lodger {level}: {}", record.args())

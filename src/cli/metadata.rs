@@ -31,8 +31,9 @@ pub const METADATA: Command = Command {
 
 run: be the guest tools of a metadata service, as those of taskcluster-worker's QEMU engine: do
 the one task that the host has, with its log and its result, and all the while send the files,
-list the folders and start the shells that the host asks for. Ends with SIGTERM or SIGINT, and
-then ends what it has started.
+list the folders and start the shells that the host asks for. Ends only with SIGTERM or SIGINT,
+unless there is --exit-with-task, and then ends what it has started. LODGER_LOG=info in the
+environment of run and serve makes them tell what they do.
   --host ADDR           IP, IP:PORT or unix:PATH of the service (default 169.254.169.254:80)
   --entrypoint WORD     put this in front of the task's command; may stand several times
   -e NAME=VALUE         put this into the environment of the task and of shells; the task's own wins
@@ -72,9 +73,9 @@ with the mode of what was there; a pipe or device, or stdout (-), gets each byte
 that a file that breaks off is not asked for again. Their exit status is 0, or 125 when it was not
 done; get that was interrupted leaves nothing in a file's place, with 128 + signal.
 
-shell runs COMMAND or the guest's shell, on a terminal with -t. Its exit status is 0 or 1 as the
-protocol has no other, 130 when it was interrupted, and 125 when it could not be opened, was lost,
-or had output that could not be written.
+shell runs COMMAND or the guest's shell, on a terminal with -t, where the end of the input ends
+the program after 5 s. Its exit status is 0 or 1 as the protocol has no other, 130 when it was
+interrupted, and 125 when it could not be opened, was lost, or had output that could not be written.
 
 relay joins stdin and stdout to the socket of serve, for one connection of QEMU's guestfwd
 (-netdev user,...,guestfwd=tcp:169.254.169.254:80-cmd:...); `lodger vm --metadata` does all of it.

@@ -17,7 +17,8 @@ use crate::http::wait::Limits;
 use crate::metadata::actions::{Actions, Claim, Outcome, Ticket};
 use crate::metadata::service::{Resolved, Service};
 use crate::metaservice::{
-    ERROR_HEADER, EXECUTE, FAILED, FILE_NOT_FOUND, Kind, LOG, PING, POLL, REPLY, RESPONSE_MAX, SUCCESS, object, strings,
+    Action, ERROR_HEADER, EXECUTE, FAILED, FILE_NOT_FOUND, Kind, LOG, PING, POLL, REPLY, RESPONSE_MAX, SUCCESS, object,
+    strings,
 };
 use crate::stream::Stream;
 use crate::sys::fd::{self, PollSet};
@@ -184,6 +185,9 @@ impl Service {
             };
             connection.respond(200, &[TEXT], action.as_bytes(), self.response_limits())
         });
+        if let (Some(Action { id, kind, .. }), Ok(())) = (&given, &result) {
+            log::debug!("action {id}: {kind:?} is with the guest");
+        }
         match &result {
             Ok(()) => self.actions.taken(&ticket),
             Err(_) => self.actions.give_back(&ticket),

@@ -190,6 +190,7 @@ impl Service {
         match verdict.success {
             None => {
                 verdict.success = Some(success);
+                log::info!("the task has {}", if success { "succeeded" } else { "failed" });
                 Resolved::Now
             }
             Some(before) if before == success => Resolved::Before,
@@ -257,11 +258,14 @@ impl Wishes<'_> {
     ) -> Result<Outcome, ArtifactError> {
         let timers = &self.service.timers;
         let (mut last, mut is_unasked) = (Outcome::Broken(""), true);
-        for _ in 0..count {
+        for attempt in 1..=count {
             if let Some(Err(error)) = store.as_mut().map(|store| store.begin()) {
                 return Ok(Outcome::Unstored(error));
             }
             let ended = self.service.actions.attempt(action.clone(), store, self.asker, timers);
+            if let Outcome::Broken(why) = ended.outcome {
+                log::info!("{:?} {:?}: {why}; attempt {attempt} of {count}", action.kind, action.path);
+            }
             is_unasked &= matches!(ended.outcome, Outcome::Unasked);
             if !matches!(ended.outcome, Outcome::Broken(_) | Outcome::Unasked) {
                 return Ok(ended.outcome);

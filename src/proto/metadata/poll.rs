@@ -63,7 +63,7 @@ pub fn run<'scope>(guest: &'scope Guest<'scope>, scope: &'scope Scope<'scope, '_
         };
         failures += 1;
         if wrong != said {
-            log::warn!("poll: {wrong}");
+            log::warn!("poll: {}: {wrong}", guest.config.host.host());
             said = wrong;
         }
         let ending = if again && !late && failures <= guest.timers().retries {

@@ -25,8 +25,8 @@ pub fn artifact(guest: &Guest, action: &Action) {
     let path = &action.path;
     match open(path) {
         Ok(file) => match send(guest, action, &file) {
-            Ok(200) => log::debug!("artifact {path:?}: sent"),
-            Ok(status) => log::error!("artifact {path:?}: the host says status {status}"),
+            Ok((200, count)) => log::info!("artifact {path:?}: sent, {count} bytes"),
+            Ok((status, _)) => log::error!("artifact {path:?}: the host says status {status}"),
             Err(error) if is_stop(&error) => {}
             Err(error) => log::error!("artifact {path:?}: {}", why(&error)),
         },
@@ -48,11 +48,11 @@ fn open(path: &str) -> io::Result<File> {
     if file.metadata()?.is_file() { Ok(file) } else { Err(other()) }
 }
 
-/// An error in the middle drops the connection, so that the host sees that it is not all. So does an answer that comes too early.
-fn send(guest: &Guest, action: &Action, file: &File) -> io::Result<u16> {
+/// The host's status, and the bytes of the file. An error in the middle drops the connection, so that the host sees that it is not all. So does an answer that comes too early.
+fn send(guest: &Guest, action: &Action, file: &File) -> io::Result<(u16, usize)> {
     let patience = guest.timers().artifact_patience;
     let mut post = Post::open(guest, &target(action), guest.timers().handshake)?;
-    let (mut moved, mut is_ended) = (Instant::now(), false);
+    let (mut moved, mut is_ended, mut sent) = (Instant::now(), false, 0);
     loop {
         let before = post.waiting();
         let mut answered = post.flush()?;
@@ -61,9 +61,10 @@ fn send(guest: &Guest, action: &Action, file: &File) -> io::Result<u16> {
         }
         if post.waiting() == 0 && !answered {
             if is_ended {
-                return post.response(patience);
+                return Ok((post.response(patience)?, sent));
             }
-            is_ended = post.queue(|into| fd::read_append(file.as_fd(), into, CHUNK))? == 0;
+            let count = post.queue(|into| fd::read_append(file.as_fd(), into, CHUNK))?;
+            (is_ended, sent) = (count == 0, sent + count);
             if is_ended {
                 post.queue_end()?;
             }

@@ -79,6 +79,7 @@ impl Upload<'_> {
             Ok(post) => post,
             Err(error) => return again(error),
         };
+        log::info!("log: opened");
         match self.send(&mut post) {
             Ok(true) => {}
             Ok(false) => return self.early_answer(post),

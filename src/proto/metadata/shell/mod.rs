@@ -36,11 +36,13 @@ pub fn run(guest: &Guest, action: &Action) {
     let terminal = action.tty.then(Window::default);
     match programs::start(guest, argv, terminal) {
         Ok((session, channels)) => {
+            log::info!("shell {}: opened", action.id);
             let mut shell = Shell::new(guest, link, session, channels, action.tty);
             let lost = shell.serve();
             let Shell { link, session, input, outputs, .. } = shell;
             drop((input, outputs));
             end(guest, link, session, lost);
+            log::info!("shell {}: ended", action.id);
         }
         Err(why) => {
             log::warn!("shell: {}", plain(&why));
