@@ -4,9 +4,9 @@
 //! before it takes the name; the directory is after it. A symbolic link is replaced as such: who wants its target resolves it before.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, Metadata, Permissions};
+use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, fchown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use crate::sys::file::{self, O_CREAT, O_EXCL, O_WRONLY};
@@ -29,28 +29,28 @@ pub enum Old<'a> {
 /// Of the calls on the way, with the old file as it was. `InvalidInput` when something else than a file stands there.
 pub fn write(path: &Path, content: &[u8], mode: u32, old: Old) -> io::Result<()> {
     let before = match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => return Err(io::Error::new(io::ErrorKind::InvalidInput, "is a directory")),
         Ok(found) if found.is_file() => Some(found),
-        Ok(_) => None,
+        Ok(found) if found.is_symlink() => None,
+        Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidInput, "is no regular file")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
     let (temporary, file) = create_beside(path)?;
     let result = fill(&file, content, mode, path, before.as_ref()).and_then(|()| {
-        if let (Old::KeptAs(backup), Some(_)) = (old, &before) {
-            keep(path, backup)?;
-        }
-        fs::rename(&temporary, path)
+        let moved = match (old, &before) {
+            (Old::KeptAs(backup), Some(_)) => keep(path, backup)?.then_some(backup),
+            _ => None,
+        };
+        fs::rename(&temporary, path).inspect_err(|_| {
+            if let Some(moved) = moved {
+                let _ = fs::rename(moved, path);
+            }
+        })
     });
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
     result.and_then(|()| sync_directory(path))
-}
-
-/// Makes the directory that a file is to stand in, with those above; new ones get `mode`.
-pub fn make_parents(path: &Path, mode: u32) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(mode).create(parent(path))
 }
 
 fn parent(path: &Path) -> &Path {
@@ -92,13 +92,16 @@ fn fill(mut file: &File, content: &[u8], mode: u32, path: &Path, before: Option<
     file.sync_all()
 }
 
-/// A second name for the old file; where there are no links, a copy would not be the same moment, and the old file is moved.
-fn keep(path: &Path, backup: &Path) -> io::Result<()> {
+/// A second name for the old file; where there are no links, a copy would not be the same moment, and the old file is moved: then true.
+fn keep(path: &Path, backup: &Path) -> io::Result<bool> {
     match fs::remove_file(backup) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    fs::hard_link(path, backup).or_else(|_| fs::rename(path, backup))
+    match fs::hard_link(path, backup) {
+        Ok(()) => Ok(false),
+        Err(_) => fs::rename(path, backup).map(|()| true),
+    }
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

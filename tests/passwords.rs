@@ -150,6 +150,10 @@ fn as_root_a_hash_is_taken_as_it_is_and_bad_arguments_change_nothing() {
         (&["hash=$6$a$b", "password=x"], 12),
         (&["pasword=x"], 10),
         (&["password=x", "user=nobody-here"], 14),
+        (&["password=x", "user=+"], 12),
+        (&["password=x", "user=# root"], 12),
+        (&["password=1.10"], 12),
+        (&["password=-0"], 12),
     ] {
         let (code, text) = machine.call(arguments);
         assert_eq!(code, Some(status), "{arguments:?}: {text}");

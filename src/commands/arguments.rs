@@ -47,14 +47,18 @@ impl Arguments {
         self.members.remove(name).filter(|value| !value.is_null())
     }
 
-    /// Takes a text. Numbers and truth values are taken as they are written, for callers that cannot tell.
+    /// Takes a text. Whole numbers and truth values are taken as they are written, for callers that cannot tell.
     ///
     /// # Errors
-    /// `BadArgument` for what else is there.
+    /// `BadArgument` for what else is there; also for other numbers, because nobody knows any more how they were written: a password may be
+    /// `1.10`.
     pub fn text(&mut self, name: &str) -> Result<Option<String>, Error> {
         match self.value(name) {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
+            Some(Value::Number(number)) if number.is_f64() => {
+                Err(Error::BadArgument(format!("{name}: a text is wanted, and not a number; put it into quotes")))
+            }
             Some(value @ (Value::Number(_) | Value::Bool(_))) => Ok(Some(value.to_string())),
             Some(_) => Err(Error::BadArgument(format!("{name}: a text is wanted"))),
         }

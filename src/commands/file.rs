@@ -1,9 +1,14 @@
 //! `file.*`: whole files, put where they belong.
 
-use std::fs;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, lchown};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use data_encoding::BASE64;
@@ -11,6 +16,9 @@ use data_encoding::BASE64;
 use crate::commands::arguments::{Arguments, missing};
 use crate::commands::{Call, Command, Error, Reply};
 use crate::replacement::{self, Old};
+use crate::sys;
+use crate::sys::file::ELOOP;
+use crate::sys::process::effective_user;
 
 pub const INJECT: Command = Command {
     name: "file.inject",
@@ -31,6 +39,12 @@ const DIRECTORY_MODE: u32 = 0o755;
 const PRIVATE_DIRECTORY: &str = ".ssh";
 const PRIVATE_FILE_MODE: u32 = 0o600;
 const PRIVATE_DIRECTORY_MODE: u32 = 0o700;
+
+/// Links that are followed in one path: the kernel's number.
+const LINKS_MAX: u32 = 40;
+
+/// Held while a file is put into place.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What became of a file.
 #[derive(Debug, PartialEq, Eq)]
@@ -57,10 +71,12 @@ fn inject(arguments: &mut Arguments, _: &Call) -> Result<Reply, Error> {
     Ok(reply)
 }
 
-/// Puts a file into its place. A link is followed, so that it stays one.
+/// Puts a file into its place. Links are followed, so that they stay what they are, if they are root's or ours: by one of his own a user
+/// could have his file put where he may not write.
 ///
 /// # Errors
-/// `BadArgument` for a path that does not begin at the root or names no file; else those of the system. What was there is as it was then.
+/// `BadArgument` for a path that does not begin at the root or names no file, `Denied` for a link of somebody else; else those of the
+/// system. What was there is as it was then.
 pub fn put(path: &Path, content: &[u8]) -> Result<Put, Error> {
     let shown = path.display();
     let refused = |why: &str| Err(Error::BadArgument(format!("path {shown}: {why}")));
@@ -71,20 +87,30 @@ pub fn put(path: &Path, content: &[u8]) -> Result<Put, Error> {
         () if bytes.ends_with(b"/") || path.file_name().is_none() => return refused("names no file"),
         () => {}
     }
+    // Two of them with one path would lose a file between them.
+    let _one_at_a_time = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let system = |error: io::Error| Error::system(&format!("inject {shown}"), &error);
-    make_parents(path).map_err(system)?;
-    let place = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let mode = if is_private(path.parent()) { PRIVATE_FILE_MODE } else { FILE_MODE };
-    let done = match fs::symlink_metadata(&place) {
-        Ok(found) if !found.is_file() && !found.is_symlink() => return refused("is no regular file"),
-        Ok(found) if found.is_file() => {
-            if found.len() == content.len() as u64 && fs::read(&place).is_ok_and(|before| before == content) {
+    let real = resolved(path).map_err(system)?;
+    let owner = make_parents(&real).map_err(system)?;
+    let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else { return refused("names no file") };
+    // From here on nobody can lead us away by a link that he puts there now.
+    let parent_fd = sys::file::open_directory_without_links(parent).map_err(system)?;
+    let within = PathBuf::from(format!("/proc/self/fd/{}", parent_fd.as_raw_fd())).join(name);
+    let mode = if is_private(Some(parent)) { PRIVATE_FILE_MODE } else { FILE_MODE };
+    let done = match fs::symlink_metadata(&within) {
+        Ok(found) if !found.is_file() => return refused("is no regular file"),
+        Ok(found) => {
+            if found.len() == content.len() as u64 && fs::read(&within).is_ok_and(|before| before == content) {
                 return Ok(Put::Same);
             }
-            let backup = backup_name(&place);
-            replacement::write(&place, content, mode, Old::KeptAs(&backup)).map(|()| Put::Replaced(backup))
+            let backup = backup_name(&within);
+            let kept = replacement::write(&within, content, mode, Old::KeptAs(&backup));
+            kept.map(|()| Put::Replaced(parent.join(backup.file_name().unwrap_or_default())))
         }
-        _ => replacement::write(&place, content, mode, Old::Gone).map(|()| Put::New),
+        Err(_) => {
+            let new = replacement::write(&within, content, mode, Old::Gone);
+            new.and_then(|()| own(&within, owner)).map(|()| Put::New)
+        }
     };
     let done = done.map_err(system)?;
     // Not as it is: a line break in it would make lines of the log.
@@ -92,14 +118,57 @@ pub fn put(path: &Path, content: &[u8]) -> Result<Put, Error> {
     Ok(done)
 }
 
-/// The directories above a file, each with its own permissions.
-fn make_parents(path: &Path) -> io::Result<()> {
+/// The path without links, as far as it is there.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let mut todo: VecDeque<OsString> = path.components().map(|part| part.as_os_str().to_owned()).collect();
+    let (mut real, mut links) = (PathBuf::from("/"), 0);
+    while let Some(part) = todo.pop_front() {
+        match part.as_bytes() {
+            b"/" => real = PathBuf::from("/"),
+            b"." => {}
+            b".." => _ = real.pop(),
+            _ => {
+                let next = real.join(&part);
+                let found = match fs::symlink_metadata(&next) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                    found => found.ok().filter(|found| found.is_symlink()),
+                };
+                let Some(link) = found else {
+                    real = next;
+                    continue;
+                };
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(io::Error::from_raw_os_error(ELOOP));
+                }
+                if ![0, effective_user()].contains(&link.uid()) {
+                    let why = format!("{} is a link of user {}", next.display(), link.uid());
+                    return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+                }
+                let target = fs::read_link(&next)?;
+                target.components().rev().for_each(|part| todo.push_front(part.as_os_str().to_owned()));
+            }
+        }
+    }
+    Ok(real)
+}
+
+/// The directories above a file, each with its own permissions. Whose new ones are, and so a new file: whose the one is that was there.
+fn make_parents(path: &Path) -> io::Result<(u32, u32)> {
     let mut above: Vec<&Path> = path.ancestors().skip(1).take_while(|directory| !directory.exists()).collect();
+    let there = path.ancestors().skip(1).find(|directory| directory.exists()).unwrap_or(Path::new("/"));
+    let owner = fs::metadata(there).map(|found| (found.uid(), found.gid()))?;
     while let Some(directory) = above.pop() {
         let mode = if is_private(Some(directory)) { PRIVATE_DIRECTORY_MODE } else { DIRECTORY_MODE };
-        replacement::make_parents(&directory.join("x"), mode)?;
+        DirBuilder::new().mode(mode).create(directory)?;
+        own(directory, owner)?;
     }
-    Ok(())
+    Ok(owner)
+}
+
+/// Gives a new file or directory to a user in whose directory it stands. Only root can, and may have to: ssh reads keys as their user.
+fn own(path: &Path, (user, group): (u32, u32)) -> io::Result<()> {
+    if effective_user() == 0 && user != 0 { lchown(path, Some(user), Some(group)) } else { Ok(()) }
 }
 
 fn is_private(directory: Option<&Path>) -> bool {

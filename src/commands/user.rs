@@ -24,6 +24,10 @@ fn set_password(arguments: &mut Arguments, call: &Call) -> Result<Reply, Error> 
     let user = arguments.text("user")?.unwrap_or_else(|| "root".to_owned());
     let (password, hash) = (arguments.text("password")?, arguments.text("hash")?);
     arguments.finish()?;
+    // Of other lines: of comments, and of those that ask a network for more.
+    if user.is_empty() || user.starts_with(['+', '-', '#']) || user.contains([':', '\n', '\0']) {
+        return Err(Error::BadArgument(format!("user: {user:?} is no user's name")));
+    }
     let hash = match (password, hash) {
         (Some(password), None) => hashed(password.as_bytes())?,
         (None, Some(hash)) if hash::is_hash(&hash) => hash,

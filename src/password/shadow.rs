@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::replacement::{self, Old};
 use crate::sys::errno::describe;
-use crate::sys::file::{self, O_CREAT, O_WRONLY};
+use crate::sys::file::{self, EROFS, O_CREAT, O_WRONLY};
 
 /// How long somebody else may hold the lock: what lckpwdf(3) waits.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(15);
@@ -104,10 +104,14 @@ fn with_hash(shadow: &[u8], user: &str, hash: &str, today: u64) -> Option<Vec<u8
     found.then_some(after)
 }
 
-/// Takes the lock; it is given back when the file is closed.
-fn lock(path: &Path, give_up: impl Fn() -> bool) -> Result<File, Error> {
+/// Takes the lock; it is given back when the file is closed. `None`: there can be none.
+fn lock(path: &Path, give_up: impl Fn() -> bool) -> Result<Option<File>, Error> {
     let failed = |what: &'static str| move |error: io::Error| Error::System { what, error };
-    let lock = file::open(path, O_WRONLY | O_CREAT, LOCK_MODE).map_err(failed("open .pwd.lock"))?;
+    let lock = match file::open(path, O_WRONLY | O_CREAT, LOCK_MODE) {
+        // There nobody else can have it either; the shadow file may be a link to where one can write.
+        Err(error) if error.raw_os_error() == Some(EROFS) => return Ok(None),
+        result => result.map_err(failed("open .pwd.lock"))?,
+    };
     let until = Instant::now() + LOCK_PATIENCE;
     while !file::lock_whole(lock.as_fd()).map_err(failed("lock .pwd.lock"))? {
         if Instant::now() >= until || give_up() {
@@ -115,7 +119,7 @@ fn lock(path: &Path, give_up: impl Fn() -> bool) -> Result<File, Error> {
         }
         thread::sleep(LOCK_LOOK);
     }
-    Ok(lock)
+    Ok(Some(lock))
 }
 
 #[cfg(test)]

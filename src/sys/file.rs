@@ -71,6 +71,27 @@ pub fn open_again(fd: BorrowedFd, flags: i32) -> io::Result<OwnedFd> {
     open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, 0).map(OwnedFd::from)
 }
 
+/// openat2(2) of a directory with RESOLVE_NO_SYMLINKS: ELOOP when any part of the path is a symbolic link. Before Linux 5.6, where there is no
+/// such call, open(2) with O_NOFOLLOW, which looks at the last part alone.
+pub fn open_directory_without_links(path: impl AsRef<Path>) -> io::Result<OwnedFd> {
+    let flags = libc::O_PATH | libc::O_DIRECTORY;
+    let text = c_string(path.as_ref())?;
+    // SAFETY: all zeros is a valid structure; the path is a C string; the size is that of the structure, which the kernel only reads; the
+    // result is a new descriptor that nobody else owns.
+    let opened = unsafe {
+        let mut how: libc::open_how = std::mem::zeroed();
+        how.flags = (flags | libc::O_CLOEXEC) as u64;
+        how.resolve = libc::RESOLVE_NO_SYMLINKS;
+        let size = size_of::<libc::open_how>();
+        let call = || check(libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, text.as_ptr(), &how, size) as i32);
+        retry(call).map(|fd| OwnedFd::from_raw_fd(fd))
+    };
+    match opened {
+        Err(error) if error.raw_os_error() == Some(ENOSYS) => open(path, flags | O_NOFOLLOW, 0).map(OwnedFd::from),
+        result => result,
+    }
+}
+
 /// openat(2) with exactly these flags, and O_CLOEXEC: a path that starts at an open directory. Creates nothing.
 pub fn open_at(directory: BorrowedFd, path: impl AsRef<Path>, flags: i32) -> io::Result<File> {
     let path = c_string(path.as_ref())?;
