@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileTypeExt, symlink};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -554,6 +554,32 @@ fn as_root_links_are_written_through_where_their_targets_can_be_written() {
     let text = machine.refusal(&nova(), 14);
     assert!(text.starts_with("write /etc/resolv.conf, a link to /proc/version: "), "{text}");
     assert_eq!(machine.addresses("n0").len(), 2, "the network stays");
+}
+
+#[test]
+fn as_root_files_that_are_no_regular_ones_are_refused_and_stay() {
+    if !is_possible("odd files") {
+        return;
+    }
+    let machine = Machine::running();
+    // A FIFO would hold the call, and all after it, until somebody writes.
+    assert!(Command::new("mkfifo").arg(machine.etc("hosts")).status().expect("mkfifo").success());
+    let only = json!([interface(MAC[0], &["192.0.2.10/24"], json!({}))]);
+    for _ in 0..2 {
+        assert_eq!(machine.refusal(&only, 1), "read /etc/hosts: not a regular file");
+    }
+    assert_eq!(machine.addresses("n0"), ["192.0.2.10/24"], "the network stays");
+    fs::remove_file(machine.etc("hosts")).expect("it was there");
+    // As people do who want it to be empty; the folder of the device can be written.
+    assert!(Command::new("mknod").arg(machine.etc("null")).args(["c", "1", "3"]).status().expect("mknod").success());
+    symlink("null", machine.etc("resolv.conf")).expect("a link");
+    assert_eq!(machine.refusal(&nova(), 1), "write /etc/resolv.conf: not a regular file");
+    assert!(fs::metadata(machine.etc("null")).expect("it").file_type().is_char_device());
+    // Whoever makes the folder writes the file.
+    fs::remove_file(machine.etc("resolv.conf")).expect("it was there");
+    symlink("missing/stub", machine.etc("resolv.conf")).expect("a link");
+    assert_eq!(machine.changes(&nova()), [""; 0]);
+    assert!(fs::symlink_metadata(machine.etc("resolv.conf")).expect("it").is_symlink());
 }
 
 #[test]

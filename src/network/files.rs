@@ -1,13 +1,13 @@
 //! What files say of the network: name servers, the host name, and its addresses.
 
-use std::fs;
-use std::io;
+use std::fs::{self, Metadata};
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use crate::network::Error;
 use crate::replacement::{self, Old};
-use crate::sys::file::ELOOP;
+use crate::sys::file::{self, ELOOP, O_NOCTTY, O_NONBLOCK, O_RDONLY};
 
 /// Bytes of the longest file that is read.
 const FILE_MAX: u64 = 1 << 20;
@@ -63,34 +63,56 @@ pub fn hosts(before: &[u8], addresses: &[IpAddr], name: &str) -> Vec<u8> {
 /// A file's content; that of one that is not there is empty.
 ///
 /// # Errors
-/// `System`; of the kind `FileTooLarge` beyond 1 MiB.
+/// `System`; of the kind `FileTooLarge` beyond 1 MiB, `InvalidInput` for what is no regular file.
 pub fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let result = match fs::metadata(path) {
-        Ok(found) if found.len() > FILE_MAX => Err(io::ErrorKind::FileTooLarge.into()),
-        _ => fs::read(path),
-    };
-    match result {
+    match read_regular(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         result => result.map_err(|error| Error::system(&format!("read {}", path.display()), error)),
     }
 }
 
-/// Replaces a file, and through a link the one that it leads to; `false` when it has this content already.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    // A FIFO would wait for a writer, and a terminal would become ours.
+    let file = file::open(path, O_RDONLY | O_NONBLOCK | O_NOCTTY, 0)?;
+    must_be_regular(&file.metadata()?)?;
+    let mut content = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > FILE_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(content) }
+}
+
+fn must_be_regular(found: &Metadata) -> io::Result<()> {
+    let error = || io::Error::new(io::ErrorKind::InvalidInput, "not a regular file");
+    if found.is_file() { Ok(()) } else { Err(error()) }
+}
+
+/// Replaces a file, and through a link the one that it leads to; `false` when it has this content already, and when the link leads into a
+/// folder that is not there: whoever makes that folder writes the file too.
 ///
 /// # Errors
-/// `System`, with the file as it was.
+/// `System`, with the file as it was; of the kind `InvalidInput` for what is no regular file.
 pub fn write(path: &Path, content: &[u8]) -> Result<bool, Error> {
     if read(path).is_ok_and(|before| before == content) && path.exists() {
         return Ok(false);
     }
     let mut what = format!("write {}", path.display());
     let target = target(path).map_err(|error| Error::system(&what, error))?;
+    if let Ok(found) = fs::metadata(&target) {
+        must_be_regular(&found).map_err(|error| Error::system(&what, error))?;
+    }
     if target != path {
+        if is_missing(target.parent().unwrap_or(Path::new("/"))) {
+            log::warn!("{what}: it is a link to {}, whose folder is missing, and stays", target.display());
+            return Ok(false);
+        }
         what.push_str(&format!(", a link to {}", target.display()));
     }
     replacement::write(&target, content, MODE, Old::Gone).map_err(|error| Error::system(&what, error))?;
     log::info!("{what}: done");
     Ok(true)
+}
+
+fn is_missing(path: &Path) -> bool {
+    matches!(fs::metadata(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Where a path leads, also when nothing is there yet.
