@@ -386,6 +386,42 @@ fn as_root_a_gateway_may_be_in_no_network_and_may_have_been_this_machine() {
 }
 
 #[test]
+fn as_root_a_gateway_is_set_though_the_route_to_its_network_is_missing() {
+    if !is_possible("a missing route to a network") {
+        return;
+    }
+    let machine = Machine::running();
+    let wanted = json!([interface(MAC[0], &["192.0.2.10/24"], json!({ "gateway": "192.0.2.1" }))]);
+    machine.changes(&wanted);
+    machine.run("ip -4 route flush table main dev n0");
+    assert_eq!(machine.changes(&wanted), ["n0: route 0.0.0.0/0 via 192.0.2.1 added"]);
+    assert_eq!(machine.changes(&wanted), [""; 0]);
+    // A route that was made in another way is the same one.
+    machine.run("ip route add 192.0.2.0/24 dev n0 proto kernel scope link src 192.0.2.10");
+    machine.run("ip route replace default via 192.0.2.1");
+    assert_eq!(machine.changes(&wanted), [""; 0]);
+}
+
+#[test]
+fn as_root_a_gateway_comes_before_those_of_advertisements() {
+    if !is_possible("advertised gateways") {
+        return;
+    }
+    let machine = Machine::running();
+    machine.run("ip link set n0 up");
+    machine.run("ip -6 addr add 2001:db8::5/64 dev n0 nodad");
+    // As programs write them that read advertisements in place of the kernel.
+    machine.run("ip -6 route add default via fe80::1 dev n0 proto ra metric 1024 expires 1800");
+    for gateway in ["2001:db8::1", "fe80::1"] {
+        let wanted = json!([interface(MAC[0], &["2001:db8::10/64"], json!({ "gateway6": gateway }))]);
+        machine.changes(&wanted);
+        assert_eq!(machine.routes("n0"), [format!("default {gateway} 1023"), "default fe80::1 1024".to_owned()]);
+        assert!(machine.run("ip -6 route show default proto ra").contains("expires"), "it still has its end");
+        assert_eq!(machine.changes(&wanted), [""; 0]);
+    }
+}
+
+#[test]
 fn as_root_routes_over_several_gateways_make_room() {
     if !is_possible("multipath routes") {
         return;

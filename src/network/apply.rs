@@ -5,14 +5,15 @@
 //! and so do IPv6 addresses that have an end, as those from advertisements have.
 //!
 //! Of two wanted routes to the same place, as default routes of two interfaces are, the first is used; the others have higher metrics. So has
-//! one to where a route leads that stays. A gateway in no network of the addresses is taken for a neighbour all the same, as subnets with
+//! one to where a route leads that stays; but one from an advertisement on the same interfaces stays behind what is wanted. A gateway in no network of the addresses is taken for a neighbour all the same, as subnets with
 //! gateways from outside of them need it.
 
 use std::io::ErrorKind;
+use std::time::Instant;
 
-use crate::network::Error;
 use crate::network::state::{self, Item, Key, Link, Owner};
 use crate::network::wanted::{Interface, Network, Route};
+use crate::network::{Error, PATIENCE};
 use crate::sys::file::ESRCH;
 use crate::sys::netlink::{self, Refusal, Socket};
 
@@ -31,6 +32,8 @@ struct Setup<'a> {
     interfaces: &'a [(Link, &'a Interface)],
     /// The changes so far, in words.
     done: Vec<String>,
+    /// Of the present round: somebody else has added it meanwhile, or something that cannot be told from it.
+    exists: Option<Error>,
 }
 
 /// What is not as it shall be.
@@ -50,11 +53,13 @@ struct Difference<'a> {
 /// # Errors
 /// `System` with the operation; everything is as it was then, or the text says that it is not.
 pub fn apply(socket: &mut Socket, interfaces: &[(Link, &Interface)]) -> Result<Vec<String>, Error> {
-    let mut setup = Setup { socket, interfaces, done: Vec::new() };
+    let mut setup = Setup { socket, interfaces, done: Vec::new(), exists: None };
     let before = setup.items()?;
     let goal = setup.goal(&before);
     let result = setup.switch_on().and_then(|()| setup.reach(&goal));
     if let Err(error) = result {
+        // What was wanted may have used up all of the time.
+        setup.socket.set_deadline(Instant::now() + PATIENCE);
         return Err(if setup.undo(before).is_ok() { error } else { error.and("earlier changes are not undone") });
     }
     Ok(setup.done)
@@ -77,13 +82,17 @@ impl Setup<'_> {
     /// Addresses and routes that shall be there, in the order in which they are added.
     fn goal(&self, before: &[Item]) -> Vec<Item> {
         let mut goal = Vec::new();
-        // The kernel makes one of two IPv6 routes to one place with one metric, but of those from advertisements.
+        // The kernel makes one of two IPv6 routes to one place with one metric, but of those that it has from advertisements itself.
         let mut taken: Vec<(Network, u32)> = Vec::new();
-        for item in before.iter().filter(|item| item.owner != Owner::Router && !self.is_ours(item)) {
-            // Those of the kernel come and go with our addresses.
+        let mut advertised: Vec<(Network, u32)> = Vec::new();
+        for item in before.iter().filter(|item| !self.is_ours(item)) {
             let Key::Route { link, to, metric, .. } = item.key else { continue };
+            // Those of the kernel come and go with our addresses.
             if item.owner != Owner::Kernel || !self.has(link) {
                 taken.push((to, metric));
+            }
+            if item.owner == Owner::Router && self.has(link) {
+                advertised.push((to, metric));
             }
         }
         for (link, wanted) in self.interfaces {
@@ -93,7 +102,7 @@ impl Setup<'_> {
         for (link, wanted) in self.interfaces {
             for route in &wanted.routes {
                 let is_near = wanted.addresses.iter().any(|network| network.reaches(route.gateway));
-                let metric = free_metric(&mut taken, route);
+                let metric = free_metric(&mut taken, &advertised, route);
                 goal.push(state::route_item(link.index, *route, metric, is_near));
             }
         }
@@ -119,6 +128,7 @@ impl Setup<'_> {
             if in_the_way.len() + addresses.len() + routes.len() + unwanted.len() == 0 {
                 return Ok(());
             }
+            self.exists = None;
             let is_stable = addresses.is_empty() && unwanted.is_empty();
             in_the_way.into_iter().try_for_each(|item| self.remove(item))?;
             addresses.into_iter().try_for_each(|item| self.add(item))?;
@@ -127,7 +137,8 @@ impl Setup<'_> {
                 routes.into_iter().try_for_each(|item| self.add(item))?;
             }
         }
-        Err(Error::system("set up the network, which keeps changing", ErrorKind::ResourceBusy.into()))
+        let busy = || Error::system("set up the network, which keeps changing", ErrorKind::ResourceBusy.into());
+        Err(self.exists.take().unwrap_or_else(busy))
     }
 
     fn difference<'a>(&self, found: &'a [Item], goal: &'a [Item]) -> Difference<'a> {
@@ -159,7 +170,14 @@ impl Setup<'_> {
         };
         match self.socket.request(kind, flags, &item.body) {
             Ok(()) => self.done.push(format!("{}: {} added", self.name(item), item.key)),
-            Err(refusal) => return Err(refused(format!("add {} to {}", item.key, self.name(item)), refusal)),
+            Err(refusal) => {
+                let is_there = refusal.error.kind() == ErrorKind::AlreadyExists;
+                let error = refused(format!("add {} to {}", item.key, self.name(item)), refusal);
+                if !is_there {
+                    return Err(error);
+                }
+                self.exists = Some(error);
+            }
         }
         Ok(())
     }
@@ -194,9 +212,13 @@ impl Setup<'_> {
     }
 }
 
-/// The lowest metric with which no other route leads to the same place.
-fn free_metric(taken: &mut Vec<(Network, u32)>, route: &Route) -> u32 {
+/// The lowest metric with which no other route leads to the same place; it begins before those of routes from advertisements.
+fn free_metric(taken: &mut Vec<(Network, u32)>, advertised: &[(Network, u32)], route: &Route) -> u32 {
     let mut metric = if route.gateway.is_ipv4() { IPV4_METRIC } else { IPV6_METRIC };
+    for (_, other) in advertised.iter().filter(|(to, _)| *to == route.to) {
+        // The kernel takes 0 for its own.
+        metric = metric.min(other.saturating_sub(1).max(1));
+    }
     while taken.contains(&(route.to, metric)) {
         metric += 1;
     }

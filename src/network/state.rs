@@ -103,12 +103,13 @@ pub fn address_item(link: u32, network: Network) -> Item {
     Item { key: Key::Address { link, network }, owner: Owner::Setup, is_lasting: true, links: vec![link], body }
 }
 
-/// A route as it is wanted; `is_near` where an address says that the gateway is a neighbour.
+/// A route as it is wanted; `is_near` where an address says that the gateway is a neighbour. Gateways of IPv4 are called neighbours always: the
+/// route to the network of the address, by which the kernel would know it, may have been taken away.
 pub fn route_item(link: u32, route: Route, metric: u32, is_near: bool) -> Item {
     let Route { to, gateway } = route;
     let by = netlink::BY_ADMINISTRATOR;
     let mut body = vec![family(gateway), to.prefix_length, 0, 0, netlink::MAIN_TABLE, by, 0, netlink::UNICAST];
-    body.extend_from_slice(&(if is_near { 0 } else { netlink::ON_LINK }).to_ne_bytes());
+    body.extend_from_slice(&(if is_near && gateway.is_ipv6() { 0 } else { netlink::ON_LINK }).to_ne_bytes());
     if to.prefix_length > 0 {
         put(&mut body, netlink::ROUTE_TO, &bytes_of(to.address));
     }

@@ -127,6 +127,11 @@ impl Socket {
         Ok(Socket { socket, sequence: 0, deadline, buffer: vec![0; RECEIVE_BYTES] })
     }
 
+    /// Gives what comes from now on this deadline.
+    pub fn set_deadline(&mut self, deadline: Instant) {
+        self.deadline = deadline;
+    }
+
     /// Asks for a change, and waits until the kernel has made it.
     pub fn request(&mut self, kind: u16, flags: u16, body: &[u8]) -> Result<(), Refusal> {
         let sequence = self.send(kind, flags | libc::NLM_F_ACK as u16, body)?;
