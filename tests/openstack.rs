@@ -251,6 +251,15 @@ fn as_root_a_network_becomes_what_the_store_says(kind: Kind) {
     host.remove("vm-data/hostname");
     assert_eq!(parts(&host.ask("b", request("resetnetwork", ""))), done);
     assert_eq!((inside("uname -n"), file("hostname")), ("box1\n".to_owned(), "box1\n".to_owned()));
+    // One that none can be does not stand in the way of the network.
+    for bad in ["my_box", &"a".repeat(64)] {
+        inside("ip addr flush dev eth0");
+        host.write("vm-data/hostname", bad);
+        assert_eq!(parts(&host.ask(&format!("c{}", bad.len()), request("resetnetwork", ""))), done);
+        assert!(inside("ip -o addr show dev eth0").contains("inet 192.0.2.10/24"));
+        assert_eq!((inside("uname -n"), file("hostname")), ("box1\n".to_owned(), "box1\n".to_owned()));
+        assert!(guest.log().contains(&format!("vm-data/hostname: {bad:?} is no name")));
+    }
     assert!(guest.log().contains("192.0.2.10/24"), "changes are told in the log");
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::commands::arguments::{Arguments, missing};
 use crate::commands::{Call, Command, Error, Reply};
-use crate::network::wanted::Wanted;
+use crate::network::wanted::{self, Wanted};
 use crate::network::{self, Error as NetworkError};
 
 pub const CONFIGURE: Command = Command {
@@ -20,6 +20,11 @@ hostname: up to 63 letters, digits, hyphens and dots; missing: the one that it h
 
 /// Where the files are.
 const ETC: &str = "/etc";
+
+/// Whether `network.configure` takes it for the name of a machine.
+pub fn is_host_name(name: &str) -> bool {
+    wanted::is_host_name(name)
+}
 
 fn configure(arguments: &mut Arguments, _: &Call) -> Result<Reply, Error> {
     let (interfaces, host_name) = (arguments.value("interfaces"), arguments.text("hostname")?);

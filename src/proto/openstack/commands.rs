@@ -18,7 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::commands::arguments::Arguments;
 use crate::commands::table::{Entry, Table};
-use crate::commands::{Call, Error, file, user};
+use crate::commands::{Call, Error, file, network, user};
 use crate::password::agreement::{self, Agreement};
 use crate::password::cipher;
 use crate::proto::openstack::exchange::Carrier;
@@ -185,8 +185,11 @@ pub fn reset_network(table: &Arc<Table>, carrier: &mut dyn Carrier) -> Result<bo
     wanted.insert("interfaces".to_owned(), interfaces.into());
     let host_name = carrier.read(HOST_NAME).map_err(|error| failed(HOST_NAME, error))?;
     let host_name = host_name.map(|text| String::from_utf8_lossy(&text).trim().to_owned());
-    if let Some(name) = host_name.filter(|name| !name.is_empty()) {
-        wanted.insert("hostname".to_owned(), name.into());
+    match host_name.filter(|name| !name.is_empty()) {
+        Some(name) if network::is_host_name(&name) => drop(wanted.insert("hostname".to_owned(), name.into())),
+        // Hosts let people choose it, and a machine needs its network all the same.
+        Some(name) => log::warn!("{HOST_NAME}: {name:?} is no name of a machine; it keeps the one that it has"),
+        None => {}
     }
     let Some(Entry::BuiltIn(command)) = table.find(CONFIGURE)? else {
         return Err(Error::Unsupported(format!("{CONFIGURE}: is not in this agent")));
