@@ -422,6 +422,77 @@ fn as_root_a_gateway_comes_before_those_of_advertisements() {
 }
 
 #[test]
+fn as_root_an_address_of_a_router_keeps_its_end_when_the_change_is_refused() {
+    if !is_possible("restored addresses of routers") {
+        return;
+    }
+    let machine = Machine::running();
+    machine.run("ip link set n0 up");
+    machine.run("ip -6 addr add 2001:db8::10/64 dev n0 valid_lft 3000 preferred_lft 2000 nodad");
+    machine.run("ip -6 addr add 2001:db8:1::10/128 dev n0 valid_lft 3000 preferred_lft 2000 nodad");
+    let addresses = ["192.0.2.10/24", "2001:db8::10/64", "2001:db8:1::10/64"];
+    let odd = json!([interface(MAC[0], &addresses, json!({ "gateway": "192.0.2.255" }))]);
+    let text = machine.refusal(&odd, 1);
+    assert!(text.starts_with("add route 0.0.0.0/0 via 192.0.2.255 to n0") && !text.contains("not undone"), "{text}");
+    let found = machine.addresses("n0");
+    assert!(found.len() == 2 && found.contains(&"2001:db8:1::10/128".to_owned()), "{found:?}");
+    let ends = machine.run("ip -6 addr show dev n0 scope global");
+    assert!(ends.matches("valid_lft").count() == 2 && !ends.contains("forever"), "{ends}");
+}
+
+#[test]
+fn as_root_what_has_an_end_or_is_of_another_kind_does_not_count() {
+    if !is_possible("addresses and routes that are almost wanted") {
+        return;
+    }
+    let machine = Machine::running();
+    machine.run("ip link set n0 up");
+    machine.run("ip addr add 192.0.2.10/24 dev n0 scope link");
+    machine.run("ip addr add 192.0.3.10/24 dev n0 valid_lft forever preferred_lft 0");
+    machine.run("ip addr add 192.0.4.10 peer 192.0.4.11/32 dev n0");
+    machine.run("ip -6 addr add 2001:db8::10/128 dev n0 valid_lft 3000 preferred_lft 2000 nodad");
+    machine.run("ip -6 route add 2001:db8:9::/48 via fe80::9 dev n0 proto static expires 1800");
+    let addresses = ["192.0.2.10/24", "192.0.3.10/24", "192.0.4.10/32", "2001:db8::10/64"];
+    let route = json!({ "route": "2001:db8:9::", "netmask": "48", "gateway": "fe80::9" });
+    let wanted = json!([interface(MAC[0], &addresses, json!({ "routes": [route] }))]);
+    machine.changes(&wanted);
+    let mut found = machine.addresses("n0");
+    found.sort();
+    assert_eq!(found, addresses);
+    let text = machine.run("ip addr show dev n0") + &machine.run("ip -6 route show 2001:db8:9::/48");
+    assert!(!["peer", "deprecated", "expires", "sec "].iter().any(|word| text.contains(word)), "{text}");
+    assert!(!text.contains("192.0.2.10/24 scope link") && !text.contains("sec\n"), "{text}");
+    assert_eq!(machine.changes(&wanted), [""; 0]);
+}
+
+#[test]
+fn as_root_routes_that_say_that_nobody_is_there_make_room() {
+    if !is_possible("barriers") {
+        return;
+    }
+    let machine = Machine::running();
+    machine.run("ip route add unreachable default");
+    machine.run("ip -6 route add unreachable default metric 1024");
+    machine.run("ip route add unreachable default metric 4000");
+    machine.run("ip route add blackhole 10.0.0.0/8");
+    let barriers = || [machine.run("ip route show type unreachable"), machine.run("ip -6 route show type unreachable")];
+    let before = barriers();
+    let addresses = ["192.0.2.10/24", "2001:db8::10/64"];
+    let odd = json!([interface(MAC[0], &addresses, json!({ "gateway": "192.0.2.255", "gateway6": "2001:db8::1" }))]);
+    machine.refusal(&odd, 1);
+    assert_eq!(barriers(), before);
+    let gateways = json!({ "gateway": "192.0.2.1", "gateway6": "2001:db8::1" });
+    let wanted = json!([interface(MAC[0], &addresses, gateways)]);
+    let changes = machine.changes(&wanted);
+    assert!(changes.contains(&"all: route 0.0.0.0/0 removed".to_owned()), "{changes:?}");
+    assert_eq!(machine.ip("route get 198.51.100.1")[0]["gateway"], "192.0.2.1");
+    assert_eq!(machine.ip("-6 route get 2001:db8:5::1")[0]["gateway"], "2001:db8::1");
+    // What is asked after the wanted ones, or leads elsewhere, stays.
+    assert!(barriers()[0].contains("metric 4000") && machine.run("ip route").contains("blackhole 10.0.0.0/8"));
+    assert_eq!(machine.changes(&wanted), [""; 0]);
+}
+
+#[test]
 fn as_root_routes_over_several_gateways_make_room() {
     if !is_possible("multipath routes") {
         return;

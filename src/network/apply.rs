@@ -2,7 +2,8 @@
 //!
 //! Of each interface go its addresses of global scope that are not wanted, and its routes in the main table that an administrator, a start
 //! script or a DHCP client made. Routes of the kernel (to the networks of addresses), of routers' advertisements and of routing programs stay,
-//! and so do IPv6 addresses that have an end, as those from advertisements have.
+//! and so do IPv6 addresses that have an end, as those from advertisements have; unless they are what is wanted in all but that. A route that
+//! says that nobody is there goes where a wanted one leads and would be asked after it.
 //!
 //! Of two wanted routes to the same place, as default routes of two interfaces are, the first is used; the others have higher metrics. So has
 //! one to where a route leads that stays; but one from an advertisement on the same interfaces stays behind what is wanted. A gateway in no network of the addresses is taken for a neighbour all the same, as subnets with
@@ -39,7 +40,7 @@ struct Setup<'a> {
 /// What is not as it shall be.
 #[derive(Default)]
 struct Difference<'a> {
-    /// The same IPv6 addresses with other masks.
+    /// Addresses beside which missing ones cannot be, whoever made them.
     in_the_way: Vec<&'a Item>,
     /// Missing ones.
     addresses: Vec<&'a Item>,
@@ -60,7 +61,11 @@ pub fn apply(socket: &mut Socket, interfaces: &[(Link, &Interface)]) -> Result<V
     if let Err(error) = result {
         // What was wanted may have used up all of the time.
         setup.socket.set_deadline(Instant::now() + PATIENCE);
-        return Err(if setup.undo(before).is_ok() { error } else { error.and("earlier changes are not undone") });
+        return Err(if setup.undo(before, &goal).is_ok() {
+            error
+        } else {
+            error.and("earlier changes are not undone")
+        });
     }
     Ok(setup.done)
 }
@@ -76,6 +81,16 @@ impl Setup<'_> {
 
     /// Whether it goes when it is not wanted.
     fn is_ours(&self, item: &Item) -> bool {
+        let Key::Route { to, metric, .. } = item.key else { return self.is_of_setup(item) };
+        if !item.is_barrier {
+            return self.is_of_setup(item);
+        }
+        // One that is asked after what is wanted is left to whoever made it.
+        let mut routes = self.interfaces.iter().flat_map(|(_, wanted)| &wanted.routes);
+        item.owner == Owner::Setup && routes.any(|route| route.to == to && metric <= usual_metric(route))
+    }
+
+    fn is_of_setup(&self, item: &Item) -> bool {
         item.owner == Owner::Setup && item.links.iter().all(|link| self.has(*link))
     }
 
@@ -151,10 +166,13 @@ impl Setup<'_> {
         }
         // Routes may need the addresses.
         for are_addresses in [false, true] {
-            for item in found.iter().filter(|item| item.key.is_address() == are_addresses && self.is_ours(item)) {
-                if difference.addresses.iter().any(|other| is_other_mask(&item.key, &other.key)) {
+            for item in found.iter().filter(|item| item.key.is_address() == are_addresses) {
+                // An address gets other lifetimes as it is.
+                let is_same =
+                    |other: &Item| other.key == item.key && (are_addresses || other.is_lasting == item.is_lasting);
+                if difference.addresses.iter().any(|other| is_in_the_way(&item.key, &other.key)) {
                     difference.in_the_way.push(item);
-                } else if goal.iter().all(|other| other.key != item.key) {
+                } else if self.is_ours(item) && !goal.iter().any(is_same) {
                     difference.unwanted.push(item);
                 }
             }
@@ -195,8 +213,11 @@ impl Setup<'_> {
     }
 
     /// Back to what was there. What was switched on is last: with it go the IPv6 addresses and all routes.
-    fn undo(&mut self, mut before: Vec<Item>) -> Result<(), Error> {
-        before.retain(|item| self.is_ours(item));
+    /// Addresses of others that were wanted with other lifetimes, or were in the way, come back too.
+    fn undo(&mut self, mut before: Vec<Item>, goal: &[Item]) -> Result<(), Error> {
+        let was_changed =
+            |item: &Item| goal.iter().any(|other| other.key == item.key || is_in_the_way(&item.key, &other.key));
+        before.retain(|item| self.is_ours(item) || item.key.is_address() && was_changed(item));
         self.reach(&before)?;
         for (link, _) in self.interfaces.iter().filter(|(link, _)| !link.is_up) {
             let body = state::switch(link.index, false);
@@ -208,13 +229,14 @@ impl Setup<'_> {
 
     fn name(&self, item: &Item) -> &str {
         let found = self.interfaces.iter().find(|(link, _)| link.index == item.key.link());
-        found.map_or("", |(link, _)| &link.name)
+        // A barrier is before all of them.
+        found.map_or("all", |(link, _)| &link.name)
     }
 }
 
 /// The lowest metric with which no other route leads to the same place; it begins before those of routes from advertisements.
 fn free_metric(taken: &mut Vec<(Network, u32)>, advertised: &[(Network, u32)], route: &Route) -> u32 {
-    let mut metric = if route.gateway.is_ipv4() { IPV4_METRIC } else { IPV6_METRIC };
+    let mut metric = usual_metric(route);
     for (_, other) in advertised.iter().filter(|(to, _)| *to == route.to) {
         // The kernel takes 0 for its own.
         metric = metric.min(other.saturating_sub(1).max(1));
@@ -226,11 +248,16 @@ fn free_metric(taken: &mut Vec<(Network, u32)>, advertised: &[(Network, u32)], r
     metric
 }
 
-/// Whether both are the same IPv6 address, with other masks: an interface has each only once.
-fn is_other_mask(one: &Key, other: &Key) -> bool {
-    match (one, other) {
-        (Key::Address { link, network }, Key::Address { link: other_link, network: other }) => {
-            link == other_link && network.address == other.address && network != other && network.address.is_ipv6()
+fn usual_metric(route: &Route) -> u32 {
+    if route.gateway.is_ipv4() { IPV4_METRIC } else { IPV6_METRIC }
+}
+
+/// Whether an address cannot be beside a missing one: an interface has an IPv6 address only once, and one of IPv4 once with each mask.
+fn is_in_the_way(one: &Key, missing: &Key) -> bool {
+    match (one, missing) {
+        (Key::Address { link, network, .. }, Key::Address { link: other_link, network: other, .. }) => {
+            let is_once = network.address.is_ipv6() || network.prefix_length == other.prefix_length;
+            link == other_link && network.address == other.address && one != missing && is_once
         }
         _ => false,
     }

@@ -22,8 +22,19 @@ pub struct Link {
 /// What an address or a route is known by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
-    Address { link: u32, network: Network },
-    Route { link: u32, to: Network, gateway: Option<IpAddr>, metric: u32 },
+    /// `peer`: the other end, where it is no network. `scope`: that of IPv4; IPv6 addresses have theirs in themselves.
+    Address {
+        link: u32,
+        network: Network,
+        peer: Option<IpAddr>,
+        scope: u8,
+    },
+    Route {
+        link: u32,
+        to: Network,
+        gateway: Option<IpAddr>,
+        metric: u32,
+    },
 }
 
 /// Who sees after an address or a route.
@@ -43,8 +54,10 @@ pub enum Owner {
 pub struct Item {
     pub key: Key,
     pub owner: Owner,
-    /// Whether it is no address with an end.
+    /// Whether it has no end, and is no address that nothing new uses.
     pub is_lasting: bool,
+    /// Whether it is a route that says that nobody is there.
+    pub is_barrier: bool,
     /// All links that it goes over.
     pub links: Vec<u32>,
     /// The message that makes it, and takes it away.
@@ -100,7 +113,8 @@ pub fn address_item(link: u32, network: Network) -> Item {
         let broadcast = u32::from(address) | u32::MAX >> network.prefix_length;
         put(&mut body, netlink::ADDRESS_BROADCAST, &broadcast.to_be_bytes());
     }
-    Item { key: Key::Address { link, network }, owner: Owner::Setup, is_lasting: true, links: vec![link], body }
+    let key = Key::Address { link, network, peer: None, scope: 0 };
+    Item { key, owner: Owner::Setup, is_lasting: true, is_barrier: false, links: vec![link], body }
 }
 
 /// A route as it is wanted; `is_near` where an address says that the gateway is a neighbour. Gateways of IPv4 are called neighbours always: the
@@ -117,7 +131,7 @@ pub fn route_item(link: u32, route: Route, metric: u32, is_near: bool) -> Item {
     put(&mut body, netlink::ROUTE_OVER, &link.to_ne_bytes());
     put(&mut body, netlink::ROUTE_METRIC, &metric.to_ne_bytes());
     let key = Key::Route { link, to, gateway: Some(gateway), metric };
-    Item { key, owner: Owner::Setup, is_lasting: true, links: vec![link], body }
+    Item { key, owner: Owner::Setup, is_lasting: true, is_barrier: false, links: vec![link], body }
 }
 
 /// `None` for what is no Ethernet, and for the loopback.
@@ -150,32 +164,37 @@ fn address(body: Vec<u8>) -> Option<Item> {
             _ => {}
         }
     }
-    let is_lasting = flags & netlink::PERMANENT != 0;
+    let is_permanent = flags & netlink::PERMANENT != 0;
     // An IPv6 address with an end comes from a router or a DHCP server, and would come again.
     let owner = match () {
         () if scope != 0 => Owner::Kernel,
-        () if is_lasting || family == IPV4 => Owner::Setup,
+        () if is_permanent || family == IPV4 => Owner::Setup,
         () => Owner::Router,
     };
-    let key = Key::Address { link, network: Network { address: local.or(peer)?, prefix_length } };
-    Some(Item { key, owner, is_lasting, links: vec![link], body })
+    let (address, scope) = (local.or(peer)?, if family == IPV4 { scope } else { 0 });
+    let peer = peer.filter(|peer| *peer != address);
+    let key = Key::Address { link, network: Network { address, prefix_length }, peer, scope };
+    let is_lasting = is_permanent && flags & netlink::DEPRECATED == 0;
+    Some(Item { key, owner, is_lasting, is_barrier: false, links: vec![link], body })
 }
 
-/// `None` for a route that does not lead to another machine, or only for some packets, and for one of another table.
+/// `None` for a route to this machine or to many others, for one that is only for some packets, and for one of another table.
 fn route(mut body: Vec<u8>) -> Option<Item> {
     let &[family, prefix_length, source_length, service, table, by, _, kind] = body.first_chunk()?;
     let flags = u32_at(&body, 8)?;
-    let is_plain = source_length == 0 && service == 0 && kind == netlink::UNICAST && flags & netlink::CLONED == 0;
-    if !is_plain || table != netlink::MAIN_TABLE {
+    let is_barrier = netlink::BARRIERS.contains(&kind);
+    let is_plain = source_length == 0 && service == 0 && flags & netlink::CLONED == 0;
+    if !is_plain || !is_barrier && kind != netlink::UNICAST || table != netlink::MAIN_TABLE {
         return None;
     }
     let nowhere = address_of(family, &[0; 16][..if family == IPV4 { 4 } else { 16 }])?;
-    let (mut to, mut gateway, mut metric, mut links) = (nowhere, None, 0, Vec::new());
+    let (mut to, mut gateway, mut metric, mut links, mut left) = (nowhere, None, 0, Vec::new(), 0);
     for (kind, value) in attributes(body.get(ROUTE_BYTES..)?) {
         match kind {
             netlink::ROUTE_TO => to = address_of(family, value)?,
             netlink::ROUTE_GATEWAY => gateway = address_of(family, value),
             netlink::ROUTE_METRIC => metric = u32_at(value, 0)?,
+            netlink::ROUTE_CACHE => left = u32_at(value, 8)?,
             netlink::ROUTE_OVER => links.push(u32_at(value, 0)?),
             netlink::ROUTE_MULTIPATH => links.extend(next_hops(value)),
             _ => {}
@@ -189,8 +208,13 @@ fn route(mut body: Vec<u8>) -> Option<Item> {
     };
     // The others say how the link is, and are refused when they come back.
     body[8..ROUTE_BYTES].copy_from_slice(&(flags & netlink::ON_LINK).to_ne_bytes());
-    let key = Key::Route { link: *links.first()?, to: Network { address: to, prefix_length }, gateway, metric };
-    Some(Item { key, owner, is_lasting: true, links, body })
+    if left != 0 {
+        put(&mut body, netlink::ROUTE_EXPIRES, &left.div_ceil(100).to_ne_bytes());
+    }
+    // Barriers of IPv4 have no link.
+    let link = links.first().copied().or(is_barrier.then_some(0))?;
+    let key = Key::Route { link, to: Network { address: to, prefix_length }, gateway, metric };
+    Some(Item { key, owner, is_lasting: left == 0, is_barrier, links, body })
 }
 
 /// The links of a route that has many: length u16, flags u8, weight u8, link u32, attributes; one after the other.
@@ -294,8 +318,31 @@ mod tests {
         }
         assert_eq!((made_by(9, 0, 2), made_by(12, 0, 2)), (Some(Owner::Router), Some(Owner::Program)));
         // A source, a service, another table, another kind.
-        for (at, other) in [(2, 8), (3, 8), (4, 255), (7, 6)] {
+        for (at, other) in [(2, 8), (3, 8), (4, 255), (7, 2)] {
             assert_eq!(made_by(3, at, other), None, "{at}");
+        }
+    }
+
+    #[test]
+    fn ends_peers_scopes_and_barriers_are_seen() {
+        let mut item = address_item(7, network("192.0.2.10", 24));
+        item.body[3] = 253;
+        item.body[20..24].copy_from_slice(&[192, 0, 2, 11]);
+        put(&mut item.body, netlink::ADDRESS_FLAGS, &(netlink::PERMANENT | netlink::DEPRECATED).to_ne_bytes());
+        let found = address(item.body).expect("an address");
+        let peer = Some("192.0.2.11".parse().expect("an address"));
+        assert_eq!(found.key, Key::Address { link: 7, network: network("192.0.2.10", 24), peer, scope: 253 });
+        assert!(!found.is_lasting, "nothing new uses it");
+        let wanted = Route { to: network("2001:db8::", 32), gateway: "fe80::1".parse().expect("an address") };
+        let mut body = route_item(7, wanted, 5, true).body;
+        let before = body.len();
+        put(&mut body, netlink::ROUTE_CACHE, &[0u32, 0, 250, 0].map(u32::to_ne_bytes).concat());
+        let found = route(body).expect("a route");
+        assert!(!found.is_lasting && !found.is_barrier);
+        assert_eq!(attributes(&found.body[before..]).last(), Some((netlink::ROUTE_EXPIRES, &3u32.to_ne_bytes()[..])));
+        for (kind, expected) in [(6, true), (7, true), (8, true), (9, true), (10, false)] {
+            let body = vec![2, 0, 0, 0, netlink::MAIN_TABLE, 3, 0, kind, 0, 0, 0, 0];
+            assert_eq!(route(body).is_some_and(|item| item.is_barrier && item.links.is_empty()), expected, "{kind}");
         }
     }
 

@@ -5,6 +5,7 @@
 //! Source: include/uapi/linux/netlink.h and rtnetlink.h of Linux.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::Instant;
 
@@ -32,12 +33,13 @@ pub const LINK_NAME: u16 = libc::IFLA_IFNAME;
 pub const LINK_MASTER: u16 = libc::IFLA_MASTER;
 pub const ETHERNET: u16 = libc::ARPHRD_ETHER;
 
-/// Attributes of addresses, and a flag: it has no end.
+/// Attributes of addresses, and flags: it has no end; nothing new uses it.
 pub const ADDRESS: u16 = libc::IFA_ADDRESS;
 pub const ADDRESS_LOCAL: u16 = libc::IFA_LOCAL;
 pub const ADDRESS_BROADCAST: u16 = libc::IFA_BROADCAST;
 pub const ADDRESS_FLAGS: u16 = 8;
 pub const PERMANENT: u32 = libc::IFA_F_PERMANENT;
+pub const DEPRECATED: u32 = libc::IFA_F_DEPRECATED;
 
 /// Attributes of routes.
 pub const ROUTE_TO: u16 = libc::RTA_DST;
@@ -45,8 +47,14 @@ pub const ROUTE_OVER: u16 = libc::RTA_OIF;
 pub const ROUTE_GATEWAY: u16 = libc::RTA_GATEWAY;
 pub const ROUTE_METRIC: u16 = libc::RTA_PRIORITY;
 pub const ROUTE_MULTIPATH: u16 = libc::RTA_MULTIPATH;
+/// Of some numbers, the third is when it ends, in hundredths of a second from now; 0: never.
+pub const ROUTE_CACHE: u16 = libc::RTA_CACHEINFO;
+/// Seconds from now.
+pub const ROUTE_EXPIRES: u16 = 23;
 pub const MAIN_TABLE: u8 = libc::RT_TABLE_MAIN;
 pub const UNICAST: u8 = libc::RTN_UNICAST;
+/// Routes that say that nobody is there: blackhole, unreachable, prohibit, throw.
+pub const BARRIERS: RangeInclusive<u8> = libc::RTN_BLACKHOLE..=libc::RTN_THROW;
 /// A flag of routes: a copy that the kernel made for one peer.
 pub const CLONED: u32 = 0x200;
 /// A flag of next hops: the gateway is reached though no network of ours has it.
