@@ -580,6 +580,11 @@ fn as_root_what_was_removed_before_a_refusal_comes_back_whole() {
     machine.run("ip route add 10.9.0.0/16 via 192.0.2.9 src 192.0.3.10 mtu 1400 metric 7");
     machine.run("ip -6 route add 2001:db8:9::/48 via 2001:db8::9 mtu 1300");
     machine.run("ip route add 10.8.0.0/16 nexthop via 192.0.2.8 weight 2 nexthop via 192.0.3.8");
+    // Over a link that has no carrier, which the kernel says of the next hop.
+    machine.run("ip link set p1 down");
+    machine.run("ip link set n1 up");
+    machine.run("ip addr add 203.0.113.7/24 dev n1");
+    machine.run("ip route add 10.7.0.0/16 nexthop via 192.0.2.8 nexthop via 203.0.113.8 dev n1");
     machine.run("ip addr add 198.51.100.7 peer 198.51.100.8/32 dev n0");
     wait_until("addresses are no longer tentative", || !machine.run("ip addr").contains("tentative"));
     let routes = || machine.run("ip route") + &machine.run("ip -6 route show dev n0");

@@ -179,7 +179,7 @@ fn address(body: Vec<u8>) -> Option<Item> {
 }
 
 /// `None` for a route to this machine or to many others, for one that is only for some packets, and for one of another table.
-fn route(mut body: Vec<u8>) -> Option<Item> {
+fn route(body: Vec<u8>) -> Option<Item> {
     let &[family, prefix_length, source_length, service, table, by, _, kind] = body.first_chunk()?;
     let flags = u32_at(&body, 8)?;
     let is_barrier = netlink::BARRIERS.contains(&kind);
@@ -194,7 +194,7 @@ fn route(mut body: Vec<u8>) -> Option<Item> {
             netlink::ROUTE_TO => to = address_of(family, value)?,
             netlink::ROUTE_GATEWAY => gateway = address_of(family, value),
             netlink::ROUTE_METRIC => metric = u32_at(value, 0)?,
-            netlink::ROUTE_CACHE => left = u32_at(value, 8)?,
+            netlink::ROUTE_CACHE => left = u32_at(value, 8)?.cast_signed(),
             netlink::ROUTE_OVER => links.push(u32_at(value, 0)?),
             netlink::ROUTE_MULTIPATH => links.extend(next_hops(value)),
             _ => {}
@@ -206,15 +206,31 @@ fn route(mut body: Vec<u8>) -> Option<Item> {
         netlink::BY_ADVERTISEMENT => Owner::Router,
         _ => Owner::Program,
     };
-    // The others say how the link is, and are refused when they come back.
-    body[8..ROUTE_BYTES].copy_from_slice(&(flags & netlink::ON_LINK).to_ne_bytes());
+    let mut body = without_states(&body);
     if left != 0 {
-        put(&mut body, netlink::ROUTE_EXPIRES, &left.div_ceil(100).to_ne_bytes());
+        put(&mut body, netlink::ROUTE_EXPIRES, &left.max(1).cast_unsigned().div_ceil(100).to_ne_bytes());
     }
     // Barriers of IPv4 have no link.
     let link = links.first().copied().or(is_barrier.then_some(0))?;
     let key = Key::Route { link, to: Network { address: to, prefix_length }, gateway, metric };
     Some(Item { key, owner, is_lasting: left == 0, is_barrier, links, body })
+}
+
+/// A route's message without the flags that say how its links are, which are refused when they come back.
+fn without_states(body: &[u8]) -> Vec<u8> {
+    let (fixed, rest) = body.split_at(ROUTE_BYTES);
+    let mut clean = fixed.to_vec();
+    clean[8..].iter_mut().zip(netlink::ON_LINK.to_ne_bytes()).for_each(|(flags, kept)| *flags &= kept);
+    for (kind, value) in attributes(rest) {
+        let mut value = value.to_vec();
+        let mut at = if kind == netlink::ROUTE_MULTIPATH { 0 } else { value.len() };
+        while let Some(length) = u16_at(&value, at) {
+            value.iter_mut().skip(at + 2).take(1).for_each(|flags| *flags &= netlink::ON_LINK as u8);
+            at += usize::from(length).next_multiple_of(4).max(8);
+        }
+        put(&mut clean, kind, &value);
+    }
+    clean
 }
 
 /// The links of a route that has many: length u16, flags u8, weight u8, link u32, attributes; one after the other.
@@ -348,11 +364,17 @@ mod tests {
 
     #[test]
     fn a_route_over_many_links_has_them_all_and_messages_that_are_cut_are_none() {
-        let hop = |link: u32| [&8u16.to_ne_bytes()[..], &[0, 0], &link.to_ne_bytes()].concat();
+        let hop = |link: u32| [&8u16.to_ne_bytes()[..], &[16 | 4, 3], &link.to_ne_bytes()].concat();
         let mut body = vec![2, 0, 0, 0, netlink::MAIN_TABLE, 3, 0, netlink::UNICAST, 16, 0, 0, 0];
         put(&mut body, netlink::ROUTE_MULTIPATH, &[hop(7), hop(9)].concat());
         let item = route(body.clone()).expect("a route");
-        assert_eq!((item.links, item.key.link(), item.body[8]), (vec![7, 9], 7, 0), "and no state of the link");
+        assert_eq!((&item.links[..], item.key.link(), item.body[8]), (&[7, 9][..], 7, 0), "and no state of the link");
+        let hops = attributes(&item.body[ROUTE_BYTES..]).next().expect("them").1;
+        assert_eq!(
+            (&hops[2..4], &hops[10..12]),
+            (&[4, 3][..], &[4, 3][..]),
+            "only that they are on the link, and weights"
+        );
         assert_eq!(next_hops(&[0; 20]), [0, 0], "a length of 0 ends too");
         for end in 0..body.len() {
             assert_eq!(route(body[..end].to_vec()), None, "{end}");
