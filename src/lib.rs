@@ -91,14 +91,14 @@ pub mod metadata;
 pub mod metaservice;
 pub mod mkinitramfs;
 pub mod monitor;
-#[cfg(feature = "openstack")]
+#[cfg(any(feature = "clear", feature = "openstack"))]
 pub mod network;
 pub mod notify;
 #[cfg(feature = "openstack")]
 pub mod password;
 pub mod power;
 pub mod proto;
-#[cfg(feature = "openstack")]
+#[cfg(any(feature = "clear", feature = "openstack"))]
 pub mod replacement;
 pub mod server;
 #[cfg(feature = "metadata")]

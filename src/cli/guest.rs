@@ -41,7 +41,13 @@ pub const SERVE: Command = Command {
 "
         ),
         "                  ,proto=NAME behind an address pins the protocol
-                  auto         every way into this guest that is there and that nobody uses:
+",
+        if_clear!(
+            "                  port:NAME,proto=hyper-ctl and port:NAME,proto=hyper-tty, or unix:PATH:
+                               the two channels of hyperstart (sh.hyper.channel.0 and .1)
+"
+        ),
+        "                  auto         every way into this guest that is there and that nobody uses:
                                unix:/run/lodger.sock, the virtio port org.lodger.0, vsock port
                                1074, hvc1, ttyS1 and the line of the console (auto,noconsole:
                                without that)

@@ -14,6 +14,20 @@ macro_rules! if_metadata {
     };
 }
 
+/// The same for hyperstart's channels.
+#[cfg(feature = "clear")]
+macro_rules! if_clear {
+    ($text:literal) => {
+        $text
+    };
+}
+#[cfg(not(feature = "clear"))]
+macro_rules! if_clear {
+    ($text:literal) => {
+        ""
+    };
+}
+
 /// The same for the OpenStack guest agent.
 #[cfg(feature = "openstack")]
 macro_rules! if_openstack {

@@ -37,7 +37,7 @@ impl Arguments {
     }
 
     /// These, which come from no request.
-    #[cfg(feature = "openstack")]
+    #[cfg(any(feature = "clear", feature = "openstack"))]
     pub fn of(members: Map<String, Value>) -> Arguments {
         Arguments { members }
     }

@@ -5,6 +5,10 @@
 
 mod agent;
 pub mod arguments;
+#[cfg(feature = "clear")]
+mod content;
+#[cfg(feature = "clear")]
+mod device;
 #[cfg(feature = "openstack")]
 pub mod file;
 mod logging;
@@ -157,14 +161,28 @@ pub const BUILT_IN: &[Command] = &[
     agent::PING,
     #[cfg(feature = "openstack")]
     file::INJECT,
+    #[cfg(feature = "clear")]
+    content::READ,
+    #[cfg(feature = "clear")]
+    content::WRITE,
     logging::LEVEL,
+    #[cfg(feature = "clear")]
+    device::ADD_ROUTES,
     #[cfg(feature = "openstack")]
     network::CONFIGURE,
+    #[cfg(feature = "clear")]
+    device::DELETE_INTERFACE,
+    #[cfg(feature = "clear")]
+    device::SET_DNS,
+    #[cfg(feature = "clear")]
+    device::SET_INTERFACE,
     process::list::LIST,
     process::run::RUN,
     process::signal::SIGNAL,
     system::HOSTNAME,
     system::INFO,
+    #[cfg(feature = "clear")]
+    system::online::ONLINE_CPUS,
     system::SET_TIME,
     system::SHUTDOWN,
     system::SYNC,

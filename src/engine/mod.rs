@@ -4,7 +4,7 @@
 //! ours. Backpressure is bounded all the way: above `OUTBOX_HIGH` neither programs nor the peer are read, above `QUEUE_MAX` of input that a
 //! program does not read the peer is not read, and what is not read is not in the poll set.
 
-mod running;
+pub mod running;
 mod turn;
 
 use std::borrow::Cow;
@@ -37,7 +37,7 @@ pub const CHUNK: usize = 256 << 10;
 const SHARE_MIN: usize = 4 << 10;
 
 /// A read of this many bytes emptied a whole pipe of the default size: the program writes in bulk, and a larger pipe halves the wake-ups.
-const PIPE_FULL: usize = 64 << 10;
+pub const PIPE_FULL: usize = 64 << 10;
 
 /// How long messages about a program's start and about the end of its output may wait for company. A short program says everything within
 /// it, and each write on its own would wake the peer just when the processor is wanted for the program.

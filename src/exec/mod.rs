@@ -13,9 +13,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::sys::capability::Capabilities;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::file::c_string;
 use crate::sys::process::{self, Child, Group, Identity, Launch, StartError, Status, Step};
+use crate::sys::rlimit::Rlimit;
 use crate::sys::tty::{self, Window};
 use crate::sys::{errno, signal};
 
@@ -35,8 +37,10 @@ pub const QUIET: Duration = Duration::from_millis(200);
 /// What to run.
 #[derive(Debug, Default)]
 pub struct Program {
-    /// With a slash it is used as it is, else searched in the agent's PATH.
+    /// With a slash it is used as it is, else searched for.
     pub path: Vec<u8>,
+    /// Where to search, as PATH has it. `None`: on the agent's PATH.
+    pub search: Option<Vec<u8>>,
     /// Behind the program's own name.
     pub arguments: Vec<Vec<u8>>,
     /// `None`: the agent's.
@@ -51,6 +55,11 @@ pub struct Program {
     pub detached: bool,
     pub identity: Option<Identity>,
     pub umask: Option<u32>,
+    /// In this order, with the agent's privileges. All others are the agent's.
+    pub rlimits: Vec<Rlimit>,
+    /// The program and what it executes never get more privileges than it begins with, by no set-user-ID bit and no capability of a file.
+    pub no_new_privileges: bool,
+    pub capabilities: Capabilities,
     /// Sent to the program when the thread that starts it ends: only for a process with one thread.
     pub death_signal: Option<i32>,
 }
@@ -106,7 +115,12 @@ impl NotStarted {
                     Step::Process => format!("start a process: {why}"),
                     Step::Terminal => format!("open a terminal for {path}: {why}"),
                     Step::Descriptors => format!("set up descriptors for {path}: {why}"),
+                    Step::Limit(name) => format!("set limit {name} for {path}: {why}"),
+                    Step::BoundingSet => format!("set bounding capabilities for {path}: {why}"),
                     Step::Identity => format!("change user for {path}: {why}"),
+                    Step::Capabilities => format!("set capabilities for {path}: {why}"),
+                    Step::AmbientSet => format!("set ambient capabilities for {path}: {why}"),
+                    Step::NoNewPrivileges => format!("forbid new privileges for {path}: {why}"),
                     Step::Directory => format!("change to directory {}: {why}", String::from_utf8_lossy(cwd)),
                     Step::Program => format!("execute {path}: {why}"),
                 }
@@ -146,7 +160,7 @@ struct Streams {
 /// Starts a program in a process group of its own (in a session of its own on a terminal).
 pub fn start(program: &Program) -> Result<(Session, Vec<Channel>), NotStarted> {
     check_descriptors(&program.extra)?;
-    let path = path::resolve(&program.path)?;
+    let path = path::resolve(&program.path, program.search.as_deref())?;
     let system = |step, error| NotStarted::System { path: path.clone(), cwd: program.cwd.clone(), step, error };
     let setup = |error| system(Step::Descriptors, error);
     let streams = match program.terminal {
@@ -178,6 +192,9 @@ pub fn start(program: &Program) -> Result<(Session, Vec<Channel>), NotStarted> {
         },
         identity: program.identity.as_ref(),
         umask: program.umask,
+        rlimits: &program.rlimits,
+        capabilities: program.capabilities,
+        no_new_privileges: program.no_new_privileges,
         detached: program.detached,
         death_signal: program.death_signal,
     };

@@ -21,17 +21,18 @@ pub struct Found {
     pub modified_ns: i64,
 }
 
-/// The path to execute: `program` itself when it has a slash, else its place on the agent's PATH. Directories that are empty or
-/// relative do not count: what is run must not depend on where the agent stands.
-pub fn resolve(program: &[u8]) -> Result<Vec<u8>, NotStarted> {
+/// The path to execute: `program` itself when it has a slash, else its place in the directories of `search`, which has them as PATH has;
+/// `None`: on the agent's PATH. Directories that are empty or relative do not count: what is run must not depend on where the agent stands.
+pub fn resolve(program: &[u8], search: Option<&[u8]>) -> Result<Vec<u8>, NotStarted> {
     if program.is_empty() {
         return Err(NotStarted::Nameless);
     }
     if program.contains(&b'/') {
         return Ok(program.to_vec());
     }
-    let search = env::var_os("PATH").unwrap_or_default();
-    let directories = search.as_bytes().split(|byte| *byte == b':').filter(|directory| directory.starts_with(b"/"));
+    let own = env::var_os("PATH").unwrap_or_default();
+    let search = search.unwrap_or(own.as_bytes());
+    let directories = search.split(|byte| *byte == b':').filter(|directory| directory.starts_with(b"/"));
     for directory in directories {
         let candidate = join(directory, program);
         if fs::metadata(OsStr::from_bytes(&candidate)).is_ok_and(|file| file.is_file() && file.mode() & 0o111 != 0) {
@@ -109,9 +110,11 @@ mod tests {
 
     #[test]
     fn a_name_is_found_on_the_path_and_a_path_is_left_alone() {
-        assert!(resolve(b"sh").is_ok_and(|path| path.ends_with(b"/sh")));
-        assert_eq!(resolve(b"./sh").ok(), Some(b"./sh".to_vec()));
-        assert!(matches!(resolve(b"no-such-program-here"), Err(NotStarted::NotOnPath(_))));
-        assert!(matches!(resolve(b""), Err(NotStarted::Nameless)));
+        assert!(resolve(b"sh", None).is_ok_and(|path| path.ends_with(b"/sh")));
+        assert_eq!(resolve(b"./sh", None).ok(), Some(b"./sh".to_vec()));
+        assert!(matches!(resolve(b"no-such-program-here", None), Err(NotStarted::NotOnPath(_))));
+        assert!(resolve(b"sh", Some(b":bin:/nowhere:/bin")).is_ok_and(|path| path == b"/bin/sh"));
+        assert!(matches!(resolve(b"sh", Some(b"/nowhere:")), Err(NotStarted::NotOnPath(_))));
+        assert!(matches!(resolve(b"", None), Err(NotStarted::Nameless)));
     }
 }

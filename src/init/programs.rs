@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::init::console::{self, Console};
 use crate::init::options::Options;
 use crate::sys::boot;
+use crate::sys::capability::Capabilities;
 use crate::sys::errno::describe;
 use crate::sys::file::{EACCES, ENOENT, ENOTDIR, c_string};
 use crate::sys::process::{Group, Launch, StartError, Status, Step, start};
@@ -143,6 +144,9 @@ fn plain(group: Group) -> Launch<'static> {
         group,
         identity: None,
         umask: None,
+        rlimits: &[],
+        capabilities: Capabilities::default(),
+        no_new_privileges: false,
         detached: false,
         death_signal: None,
     }

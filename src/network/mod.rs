@@ -1,6 +1,7 @@
 //! The network of this machine, made what OpenStack's hosts want: addresses, routes, name servers, the host name.
 
 mod apply;
+pub mod device;
 mod files;
 mod state;
 pub mod wanted;
@@ -109,6 +110,21 @@ fn set_host_name(wanted: &Wanted, changes: &mut Vec<String>) -> Result<(), Error
         changes.push(format!("host name {name} set"));
     }
     Ok(())
+}
+
+/// Makes /etc/resolv.conf what these lists say; `false` when it is that already.
+///
+/// # Errors
+/// `System`.
+pub fn set_name_servers(servers: &[IpAddr], search: &[String], options: &[String], etc: &Path) -> Result<bool, Error> {
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut text = files::resolv_conf(servers.iter());
+    for (word, list) in [("search", search), ("options", options)] {
+        if !list.is_empty() {
+            text.extend_from_slice(format!("{word} {}\n", list.join(" ")).as_bytes());
+        }
+    }
+    files::write(&etc.join("resolv.conf"), &text)
 }
 
 fn own_name() -> Result<String, Error> {

@@ -103,6 +103,41 @@ pub fn switch(link: u32, on: bool) -> Vec<u8> {
     body
 }
 
+/// The message that changes what a link is called, its MAC or its MTU.
+pub fn renewed(link: u32, name: Option<&str>, mac: Option<[u8; 6]>, mtu: Option<u32>) -> Vec<u8> {
+    let mut body = vec![0; LINK_BYTES];
+    body[4..8].copy_from_slice(&link.to_ne_bytes());
+    if let Some(name) = name {
+        put(&mut body, netlink::LINK_NAME, &[name.as_bytes(), b"\0"].concat());
+    }
+    if let Some(mac) = mac {
+        put(&mut body, netlink::LINK_ADDRESS, &mac);
+    }
+    if let Some(mtu) = mtu {
+        put(&mut body, netlink::LINK_MTU, &mtu.to_ne_bytes());
+    }
+    body
+}
+
+/// The message that adds a route, over the link where one is named, through the gateway where there is one.
+pub fn route_message(to: Network, gateway: Option<IpAddr>, link: Option<u32>) -> Vec<u8> {
+    /// What has no gateway is on the link itself.
+    const SCOPE_LINK: u8 = 253;
+    let scope = if gateway.is_some() { 0 } else { SCOPE_LINK };
+    let (main, by) = (netlink::MAIN_TABLE, netlink::BY_ADMINISTRATOR);
+    let mut body = vec![family(to.address), to.prefix_length, 0, 0, main, by, scope, netlink::UNICAST, 0, 0, 0, 0];
+    if to.prefix_length > 0 {
+        put(&mut body, netlink::ROUTE_TO, &bytes_of(to.address));
+    }
+    if let Some(gateway) = gateway {
+        put(&mut body, netlink::ROUTE_GATEWAY, &bytes_of(gateway));
+    }
+    if let Some(link) = link {
+        put(&mut body, netlink::ROUTE_OVER, &link.to_ne_bytes());
+    }
+    body
+}
+
 /// An address as it is wanted: without an end, and with its broadcast address.
 pub fn address_item(link: u32, network: Network) -> Item {
     let mut body = vec![family(network.address), network.prefix_length, 0, 0];

@@ -147,8 +147,8 @@ fn interface(object: &Value) -> Result<Interface, Error> {
     Ok(Interface { mac: bytes, mac_text: mac, addresses, routes, dns })
 }
 
-/// `None` for what is no MAC address.
-fn mac_bytes(text: &str) -> Option<[u8; 6]> {
+/// A MAC address; `None` for what is none.
+pub fn mac_bytes(text: &str) -> Option<[u8; 6]> {
     let mut parts = text.split(':');
     let mut bytes = [0; 6];
     for byte in &mut bytes {

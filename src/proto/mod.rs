@@ -1,7 +1,11 @@
 //! The protocols, one a file, and the rule that tells them apart: the first byte of a connection.
 
 pub mod cbor;
+#[cfg(feature = "clear")]
+pub mod clear;
 pub mod google;
+#[cfg(feature = "clear")]
+pub mod hyper;
 #[cfg(feature = "metadata")]
 pub mod metadata;
 #[cfg(feature = "openstack")]
@@ -62,7 +66,7 @@ pub struct Circumstances<'a> {
 }
 
 /// All of them. What no protocol claims goes to the first, which says so in its own words.
-pub const PROTOCOLS: [Protocol; 2] = [
+pub const PROTOCOLS: &[Protocol] = &[
     Protocol {
         name: "agentproto",
         begins_with: crate::wire::starts_frame,
@@ -78,6 +82,34 @@ pub const PROTOCOLS: [Protocol; 2] = [
         at_once: google::at_once,
         refusal: google::refusal,
         deadline: |settings, accepted| Some(settings.request_deadline(accepted)),
+    },
+    #[cfg(feature = "clear")]
+    Protocol {
+        name: clear::NAME,
+        begins_with: clear::begins_with,
+        serve: clear::connection::serve,
+        at_once: |_, _, _| false,
+        refusal: clear::refusal,
+        deadline: |_, _| None,
+    },
+    // Nobody waits for the first word of these hosts: it is ours.
+    #[cfg(feature = "clear")]
+    Protocol {
+        name: hyper::ctl::NAME,
+        begins_with: |_| false,
+        serve: hyper::ctl::serve,
+        at_once: |_, _, _| false,
+        refusal: hyper::ctl::refusal,
+        deadline: |_, accepted| Some(accepted),
+    },
+    #[cfg(feature = "clear")]
+    Protocol {
+        name: hyper::tty::NAME,
+        begins_with: |_| false,
+        serve: hyper::tty::serve,
+        at_once: |_, _, _| false,
+        refusal: |_| Vec::new(),
+        deadline: |_, accepted| Some(accepted),
     },
 ];
 

@@ -4,6 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::commands::table::Table;
+#[cfg(feature = "clear")]
+use crate::proto::clear::registry::Registry;
+#[cfg(feature = "clear")]
+use crate::proto::hyper::pair::Pair;
 
 /// How long a request of the command monitor may take to arrive, from the connection on: upstream's default.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -19,6 +23,12 @@ pub struct Settings {
     pub request_timeout: Duration,
     /// In bytes.
     pub request_max: usize,
+    /// The virtual machines and tokens of Clear Containers.
+    #[cfg(feature = "clear")]
+    pub clear: Arc<Registry>,
+    /// What hyperstart's two channels share.
+    #[cfg(feature = "clear")]
+    pub hyper: Arc<Pair>,
 }
 
 /// Longest time that a request gets, whatever is set: a year, which no clock overflows with.
@@ -32,6 +42,14 @@ impl Settings {
 
     /// The usual ones, with these commands.
     pub fn with(commands: Table) -> Settings {
-        Settings { commands: Arc::new(commands), request_timeout: REQUEST_TIMEOUT, request_max: REQUEST_MAX }
+        Settings {
+            commands: Arc::new(commands),
+            request_timeout: REQUEST_TIMEOUT,
+            request_max: REQUEST_MAX,
+            #[cfg(feature = "clear")]
+            clear: Arc::default(),
+            #[cfg(feature = "clear")]
+            hyper: Arc::default(),
+        }
     }
 }

@@ -168,6 +168,8 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     let before = [stream.input(), stream.output()];
     let before = before.map(|fd| fd.try_clone_to_owned().ok().zip(fd::is_nonblocking(fd).ok()));
     let ended = proto::serve(stream, &[], &shared.circumstances(pinned, Opening::Peer, Instant::now()));
+    #[cfg(feature = "clear")]
+    shared.settings.clear.keepers.finish();
     for (fd, nonblocking) in before.iter().flatten() {
         let _ = fd::set_nonblocking(fd.as_fd(), *nonblocking);
     }
@@ -228,6 +230,8 @@ impl Service {
         let Service { shared, listeners, arrivals, .. } = self;
         drop((listeners, arrivals));
         connections::wait_for_connections(&shared);
+        #[cfg(feature = "clear")]
+        shared.settings.clear.keepers.finish();
         #[cfg(feature = "openstack")]
         stores.into_iter().for_each(|store| drop(store.join()));
         Ok(())

@@ -14,10 +14,11 @@ pub mod file;
 pub mod interface;
 pub mod name;
 pub mod net;
-#[cfg(feature = "openstack")]
+#[cfg(any(feature = "clear", feature = "openstack"))]
 pub mod netlink;
 pub mod process;
 pub mod random;
+pub mod rlimit;
 pub mod signal;
 pub mod tcp;
 pub mod tty;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use crate::sys::{check, check_size, fd, retry};
 
 pub const NEW_LINK: u16 = libc::RTM_NEWLINK;
+pub const DELETE_LINK: u16 = libc::RTM_DELLINK;
 pub const GET_LINK: u16 = libc::RTM_GETLINK;
 pub const NEW_ADDRESS: u16 = libc::RTM_NEWADDR;
 pub const DELETE_ADDRESS: u16 = libc::RTM_DELADDR;
@@ -30,6 +31,7 @@ pub const IPV6: u8 = libc::AF_INET6 as u8;
 /// Attributes of links.
 pub const LINK_ADDRESS: u16 = libc::IFLA_ADDRESS;
 pub const LINK_NAME: u16 = libc::IFLA_IFNAME;
+pub const LINK_MTU: u16 = libc::IFLA_MTU;
 pub const LINK_MASTER: u16 = libc::IFLA_MASTER;
 pub const ETHERNET: u16 = libc::ARPHRD_ETHER;
 

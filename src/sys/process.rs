@@ -7,6 +7,8 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sys::capability::{self, Capabilities};
+use crate::sys::rlimit::Rlimit;
 use crate::sys::{check, retry, signal};
 
 /// Everything that the child needs between clone(2) and execve(2).
@@ -23,6 +25,10 @@ pub struct Launch<'a> {
     pub group: Group,
     pub identity: Option<&'a Identity>,
     pub umask: Option<u32>,
+    /// Set before the identity is taken, and so with this process's privileges.
+    pub rlimits: &'a [Rlimit],
+    pub capabilities: Capabilities,
+    pub no_new_privileges: bool,
     /// The program outlives whoever started it: it becomes an orphan at once, which process 1 (or a subreaper) buries.
     pub detached: bool,
     /// prctl(2) PR_SET_PDEATHSIG. Fires when the *thread* that starts the program ends, so only for a process with one thread.
@@ -53,14 +59,19 @@ pub struct Identity {
 
 /// What the child was about to do when it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub enum Step {
     /// clone(2) itself: no process, no memory.
     Process,
     Terminal,
     Descriptors,
+    /// That of the resource of this name.
+    Limit(&'static str),
+    BoundingSet,
     Identity,
+    Capabilities,
+    AmbientSet,
     Directory,
+    NoNewPrivileges,
     Program,
 }
 
@@ -301,10 +312,8 @@ unsafe fn prepare(shared: &mut Shared) -> Step {
             libc::umask(mask);
         }
         // Before the change of directory, which is then checked as the user who will work in it.
-        if let Some(identity) = launch.identity
-            && !take_identity(identity)
-        {
-            return Step::Identity;
+        if let Some(step) = take_privileges(launch) {
+            return step;
         }
         if let Some(signal) = launch.death_signal {
             libc::prctl(libc::PR_SET_PDEATHSIG, signal);
@@ -313,6 +322,9 @@ unsafe fn prepare(shared: &mut Shared) -> Step {
             && libc::chdir(cwd.as_ptr()) != 0
         {
             return Step::Directory;
+        }
+        if launch.no_new_privileges && !capability::forbid_new_privileges() {
+            return Step::NoNewPrivileges;
         }
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -361,6 +373,31 @@ unsafe fn default_signals(signals: u64) {
             libc::sigaction(signal, &action, ptr::null_mut());
         }
     }
+}
+
+/// Limits first and the bounding set, for which a user who is not root lacks the right; then the identity, with which all other capabilities
+/// would go. Gives the step that failed; errno says why.
+unsafe fn take_privileges(launch: &Launch) -> Option<Step> {
+    let capabilities = launch.capabilities;
+    if let Some(refused) = launch.rlimits.iter().find(|limit| !limit.set()) {
+        return Some(Step::Limit(refused.resource.name));
+    }
+    if !capabilities.set_bounding() {
+        return Some(Step::BoundingSet);
+    }
+    if let Some(identity) = launch.identity {
+        if !capabilities.keep() {
+            return Some(Step::Capabilities);
+        }
+        // SAFETY: the caller's circumstances are those that it wants.
+        if !unsafe { take_identity(identity) } {
+            return Some(Step::Identity);
+        }
+    }
+    if !capabilities.set() {
+        return Some(Step::Capabilities);
+    }
+    (!capabilities.set_ambient()).then_some(Step::AmbientSet)
 }
 
 /// By bare system calls: the C library's setuid(3) would stop all threads of the parent to change them too.

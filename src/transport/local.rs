@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 
 use crate::stream::Stream;
+use crate::sys::capability::Capabilities;
 use crate::sys::fd;
 use crate::sys::process::{self, Group, Launch};
 
@@ -23,6 +24,9 @@ pub fn start() -> io::Result<Stream> {
         group: Group::Session,
         identity: None,
         umask: None,
+        rlimits: &[],
+        capabilities: Capabilities::default(),
+        no_new_privileges: false,
         detached: false,
         death_signal: None,
     };

@@ -5,6 +5,8 @@
 //! if it stays over. The agent is the static release binary, which is built first; `LODGER_STATIC` names another one.
 
 mod agent;
+#[cfg(feature = "clear")]
+mod clear;
 mod files;
 mod floor;
 mod guest;
@@ -60,6 +62,8 @@ const ROWS: &[Row] = &[
     Row { what: "exec, fresh connection", measure: programs::on_a_fresh_connection, must: Must::AtMost(2.0) },
     Row { what: "exec, open connection", measure: programs::on_an_open_connection, must: Must::AtMost(1.5) },
     Row { what: "stdout of head -c 1G", measure: programs::output, must: Must::AtLeast(0.8) },
+    #[cfg(feature = "clear")]
+    Row { what: "clear frames", measure: clear::output, must: Must::AtLeast(0.9) },
     Row { what: "file read, 256 MiB", measure: files::read, must: Must::AtLeast(0.7) },
     Row { what: "file write, 256 MiB", measure: files::write, must: Must::AtLeast(0.7) },
     Row { what: "stat round trip", measure: files::stat, must: Must::AtMost(2.0) },

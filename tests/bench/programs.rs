@@ -15,8 +15,8 @@ use crate::{Measured, Skipped, alternate, latency, throughput};
 
 const ROUNDS: usize = 1000;
 
-const OUTPUT_BYTES: u64 = 1 << 30;
-const OUTPUT_ROUNDS: usize = 5;
+pub const OUTPUT_BYTES: u64 = 1 << 30;
+pub const OUTPUT_ROUNDS: usize = 5;
 
 fn both(agent: &Agent, mut run: impl FnMut(&[u8])) -> Result<Measured, Skipped> {
     let Some(program) = agent.program() else {
@@ -45,19 +45,34 @@ pub fn on_an_open_connection(agent: &Agent) -> Result<Measured, Skipped> {
     both(agent, |program| run(&mut connection, program))
 }
 
-pub fn output(agent: &Agent) -> Result<Measured, Skipped> {
-    let words = ["head", "-c", "1G", "/dev/zero"];
-    let argv: Vec<Vec<u8>> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
-    let exec = Exec { path: argv[0].clone(), argv: Some(argv), ..Exec::default() };
-    let null = File::options().write(true).open("/dev/null").expect("/dev/null");
-    let mut connection = agent.connect();
-    let mut buffer = vec![0; floor::CHUNK];
-    let ours = || {
-        let (stdout, stderr) = (null.as_fd(), null.as_fd());
+/// What says so many bytes.
+pub const OUTPUT_WORDS: [&str; 4] = ["head", "-c", "1G", "/dev/zero"];
+
+/// Its output through an agent, into nothing.
+pub struct Output {
+    connection: Connection,
+    null: File,
+}
+
+impl Output {
+    pub fn of(agent: &Agent) -> Output {
+        let null = File::options().write(true).open("/dev/null").expect("/dev/null");
+        Output { connection: agent.connect(), null }
+    }
+
+    pub fn run(&mut self) {
+        let argv: Vec<Vec<u8>> = OUTPUT_WORDS.iter().map(|word| word.as_bytes().to_vec()).collect();
+        let exec = Exec { path: argv[0].clone(), argv: Some(argv), ..Exec::default() };
+        let (stdout, stderr) = (self.null.as_fd(), self.null.as_fd());
         let wires =
             Wires { stdin: None, stdout, stderr, signals: None, terminal: None, recorder: None, deadline: None };
-        assert_eq!(connection.exec(exec.clone(), wires).expect("head runs"), Outcome::Ended { code: 0 });
-    };
-    let floor = || floor::through_cat(words[0], &words[1..], OUTPUT_BYTES, &mut buffer);
-    Ok(throughput(alternate(OUTPUT_ROUNDS, ours, floor), OUTPUT_BYTES))
+        assert_eq!(self.connection.exec(exec, wires).expect("head runs"), Outcome::Ended { code: 0 });
+    }
+}
+
+pub fn output(agent: &Agent) -> Result<Measured, Skipped> {
+    let mut ours = Output::of(agent);
+    let mut buffer = vec![0; floor::CHUNK];
+    let floor = || floor::through_cat(OUTPUT_WORDS[0], &OUTPUT_WORDS[1..], OUTPUT_BYTES, &mut buffer);
+    Ok(throughput(alternate(OUTPUT_ROUNDS, || ours.run(), floor), OUTPUT_BYTES))
 }

@@ -2,6 +2,8 @@
 
 mod info;
 mod interfaces;
+#[cfg(feature = "clear")]
+pub mod online;
 mod texts;
 
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -40,7 +40,7 @@ pub fn program(exec: Exec, config: Option<&Config>) -> Result<Program, NotStarte
         detached: extension.detach,
         identity,
         umask: extension.umask,
-        death_signal: None,
+        ..Program::default()
     })
 }
 

@@ -1,0 +1,65 @@
+//! The agent's commands about processes that have been started.
+
+use crate::proto::clear::go::{self, Members};
+use crate::proto::clear::registry::{Registry, Vm};
+use crate::proto::clear::session::Order;
+use crate::sys::signal::SIGNAL_MAX;
+use crate::sys::tty::Window;
+
+/// Runs a command. `None`: it is none of these.
+///
+/// # Errors
+/// The agent's text.
+pub fn run(registry: &Registry, vm: &Vm, name: &str, data: &[u8]) -> Option<Result<(), String>> {
+    let read = |structure| go::read(data, structure);
+    Some(match name {
+        "killcontainer" => read("KillCommand").and_then(|members| kill(registry, vm, &members)),
+        "signalprocess" => read("SignalCommand").and_then(|members| signal(registry, vm, &members)),
+        "removecontainer" => read("RemoveCommand").and_then(|members| remove(registry, vm, &members)),
+        "winsize" => read("WindowSize").and_then(|members| resize(registry, vm, &members)),
+        _ => return None,
+    })
+}
+
+fn signal_number(members: &Members) -> Result<i32, String> {
+    let number = i32::try_from(members.number("signal")?).ok();
+    number.filter(|number| (0..=SIGNAL_MAX).contains(number)).ok_or_else(|| "invalid signal".to_owned())
+}
+
+/// A signal for a container's first process and its process group, which is all of it that is known here.
+fn kill(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
+    let (id, number) = (members.text("container")?, signal_number(members));
+    let session = registry.container(vm, &id).ok_or("no such container")?;
+    if session.order(Order::Signal(number?)) { Ok(()) } else { Err("no such process".to_owned()) }
+}
+
+/// The same for a process that is named by the number of its input, which is what processes are called that were given no name.
+fn signal(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
+    let (process, number) = (members.text("process")?, signal_number(members)?);
+    let session = process.parse().ok().and_then(|number| registry.numbered(vm, number));
+    match session.is_some_and(|session| session.order(Order::Signal(number))) {
+        true => Ok(()),
+        false => Err("no such process".to_owned()),
+    }
+}
+
+fn remove(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
+    let id = members.text("container")?;
+    let session = registry.container(vm, &id).ok_or("no such container")?;
+    if !session.is_over() && !session.is_disconnected() {
+        return Err(format!("container {id} is running"));
+    }
+    registry.uncontain(vm, &id);
+    Ok(())
+}
+
+/// Unknown numbers are passed over, as upstream's agents pass over them.
+fn resize(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
+    let cut = |name| members.number(name).map(|number| number as u16);
+    let window = Window { rows: cut("row")?, columns: cut("column")? };
+    let session = u64::try_from(members.number("seq")?).ok().and_then(|number| registry.numbered(vm, number));
+    if let Some(session) = session {
+        session.order(Order::Resize(window));
+    }
+    Ok(())
+}

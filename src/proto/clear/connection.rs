@@ -1,0 +1,430 @@
+//! One connection: its frames, its poll loop, and its end.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::engine::{CHUNK, Ended, QUEUE_MAX};
+use crate::exec::BLIND_POLL;
+use crate::proto::Circumstances;
+use crate::proto::clear::bell::Bell;
+use crate::proto::clear::commands::{self, Answer};
+use crate::proto::clear::frame::{self, Decoded, Header, Kind};
+use crate::proto::clear::registry::{Registry, Vm};
+use crate::proto::clear::shim::Shim;
+use crate::proto::clear::{go, outgoing::Outgoing};
+use crate::stream::Stream;
+use crate::stream::inbox::Inbox;
+use crate::sys::fd::{self, PollSet, Ready};
+use crate::sys::process;
+
+/// What the frames that wait for the client may cost in bytes before nothing more is produced for it.
+const OUTGOING_HIGH: usize = 1 << 20;
+
+/// How long a client that has ended its direction may leave our last answers unread.
+const LINGER: Duration = Duration::from_secs(10);
+
+/// How long buffers are kept for more output.
+const IDLE: Duration = Duration::from_millis(50);
+
+/// How the wait for another connection ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Waited {
+    Rung,
+    TimeOver,
+    /// The client has gone, or the agent ends.
+    Gone,
+}
+
+/// The response to a signal, held back until the process has ended.
+struct Pending {
+    opcode: u8,
+    deadline: Instant,
+}
+
+/// What an entry of the poll set stands for.
+enum Source {
+    Stop,
+    Bell,
+    Peer,
+    PeerOut,
+    End,
+    Output(usize),
+    Input(usize),
+}
+
+pub struct Connection<'a> {
+    pub circumstances: &'a Circumstances<'a>,
+    pub stream: Arc<Stream>,
+    pub outgoing: Outgoing,
+    /// The machine that it is attached to.
+    pub vm: Option<Arc<Vm>>,
+    /// What it is the shim of.
+    pub shim: Option<Shim>,
+    inbox: Inbox,
+    expected: usize,
+    bell: Option<Arc<Bell>>,
+    /// To be done once all answers are on their way, because nobody could send them afterwards.
+    afterwards: Option<Box<dyn FnOnce() + Send>>,
+    pending: Option<Pending>,
+    /// The next frame is input for a process that has not read enough of what it was sent before.
+    blocked: bool,
+    /// The client sends no more, or is not listened to any more.
+    input_over: bool,
+    /// Nobody is there to write to.
+    gone: bool,
+    stopped: bool,
+    broken: Option<String>,
+}
+
+/// Serves one connection.
+///
+/// # Errors
+/// Those of the stream, but for the client's departure.
+pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
+    stream.set_nonblocking(true)?;
+    // Where it is forbidden programs end a little later.
+    let _ = process::be_patient();
+    let mut connection = Connection::new(stream, head, circumstances);
+    let result = connection.run();
+    // Before the client can see the end, so that it finds its session free when it comes back.
+    let ended = connection.leave();
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected, TimedOut};
+    match result {
+        Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected | TimedOut) => Ok(ended),
+        result => result.map(|()| ended),
+    }
+}
+
+impl<'a> Connection<'a> {
+    fn new(stream: Stream, head: &[u8], circumstances: &'a Circumstances<'a>) -> Connection<'a> {
+        let mut inbox = Inbox::default();
+        inbox.push(head);
+        Connection {
+            circumstances,
+            stream: Arc::new(stream),
+            outgoing: Outgoing::default(),
+            vm: None,
+            shim: None,
+            inbox,
+            expected: 0,
+            bell: None,
+            afterwards: None,
+            pending: None,
+            blocked: false,
+            input_over: false,
+            gone: false,
+            stopped: false,
+            broken: None,
+        }
+    }
+
+    pub fn registry(&self) -> &'a Arc<Registry> {
+        &self.circumstances.settings.clear
+    }
+
+    /// The bell of this connection; only those that wait for others have one.
+    pub fn bell(&mut self) -> Result<Arc<Bell>, String> {
+        if self.bell.is_none() {
+            self.bell = Some(Arc::new(Bell::new().map_err(|error| format!("make a pipe: {error}"))?));
+        }
+        self.bell.clone().ok_or_else(String::new)
+    }
+
+    /// Waits until the bell is rung.
+    pub fn wait(&mut self, bell: &Bell, deadline: Instant) -> Waited {
+        let mut set = PollSet::default();
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            set.clear();
+            set.watch(self.circumstances.stop, fd::READ);
+            set.watch(bell.watch(), fd::READ);
+            let events = if self.outgoing.is_empty() { fd::HANG_UP } else { fd::WRITE };
+            set.watch(self.stream.output(), events);
+            if set.wait(Some(left)).is_err() || set.ready(0).readable || set.ready(2).hung_up {
+                (self.gone, self.stopped) = (true, set.ready(0).readable);
+                return Waited::Gone;
+            }
+            if set.ready(1).readable {
+                bell.clear();
+                return Waited::Rung;
+            }
+            if left.is_zero() {
+                return Waited::TimeOver;
+            }
+            if self.outgoing.write_to(self.stream.output()).is_err() {
+                self.gone = true;
+                return Waited::Gone;
+            }
+        }
+    }
+
+    /// Does something once the answers are on their way.
+    pub fn do_afterwards(&mut self, work: Option<Box<dyn FnOnce() + Send>>) {
+        self.afterwards = work.or(self.afterwards.take());
+    }
+
+    /// Ends the connection once what waits is written.
+    pub fn close(&mut self) {
+        self.input_over = true;
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        let (mut set, mut sources) = (PollSet::default(), Vec::new());
+        loop {
+            let is_waiting = self.take_frames();
+            self.attend();
+            if self.gone {
+                return Ok(());
+            }
+            self.outgoing.write_to(self.stream.output())?;
+            if self.outgoing.is_empty()
+                && let Some(afterwards) = self.afterwards.take()
+            {
+                afterwards();
+            }
+            if self.input_over {
+                return self.flush();
+            }
+            if !is_waiting && self.takes_frames() {
+                continue;
+            }
+            set.clear();
+            sources.clear();
+            self.watch(&mut set, &mut sources);
+            set.wait(self.time_left())?;
+            if !(0..sources.len()).any(|index| set.ready(index).readable || set.ready(index).writable) {
+                self.outgoing.trim();
+            }
+            let outputs = sources.iter().enumerate();
+            let outputs = outputs.filter(|(at, source)| matches!(source, Source::Output(_)) && set.ready(*at).readable);
+            let share = CHUNK.min(OUTGOING_HIGH / outputs.count().max(1));
+            for (at, source) in sources.iter().enumerate() {
+                let ready = set.ready(at);
+                if ready.readable || ready.writable || ready.hung_up {
+                    self.handle(source, ready, share)?;
+                }
+            }
+            if self.stopped || self.gone {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Writes the last answers, for as long as the client takes some of them and the agent stays.
+    fn flush(&mut self) -> io::Result<()> {
+        let mut set = PollSet::default();
+        while !self.outgoing.is_empty() {
+            set.clear();
+            set.watch(self.circumstances.stop, fd::READ);
+            set.watch(self.stream.output(), fd::WRITE);
+            set.wait(Some(LINGER))?;
+            self.stopped = set.ready(0).readable;
+            if self.stopped || !set.ready(1).writable {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.outgoing.write_to(self.stream.output())?;
+        }
+        Ok(())
+    }
+
+    /// Whether frames may be acted on: their answers have room.
+    fn takes_frames(&self) -> bool {
+        !self.input_over && !self.gone && self.outgoing.cost() < OUTGOING_HIGH
+    }
+
+    /// Whether the client may be read.
+    fn wants_input(&self) -> bool {
+        self.takes_frames() && !self.blocked
+    }
+
+    /// Whether a frame must wait. Only input does, so that the process can be signalled as long as nothing more is sent to it.
+    fn is_held_up(&self, header: &Header) -> bool {
+        let is_input = (header.kind, header.opcode) == (Kind::Stream, frame::STDIN);
+        is_input && self.shim.as_ref().map_or(0, Shim::queued) >= QUEUE_MAX
+    }
+
+    /// True when the next frame is not all there, or must wait.
+    fn take_frames(&mut self) -> bool {
+        self.blocked = false;
+        while self.takes_frames() {
+            // Taken out, so that a payload can be borrowed from it meanwhile.
+            let mut inbox = std::mem::take(&mut self.inbox);
+            let mut is_waiting = false;
+            match frame::decode(inbox.bytes()) {
+                Ok(Decoded::Incomplete { expected }) => (self.expected, is_waiting) = (expected, true),
+                Ok(Decoded::Frame(header)) if self.is_held_up(&header) => (self.blocked, is_waiting) = (true, true),
+                Ok(Decoded::Frame(header)) => {
+                    let end = header.payload_start + header.payload_bytes;
+                    let taken = self.take_frame(&header, &inbox.bytes()[header.payload_start..end]);
+                    inbox.consume(end);
+                    if let Err(why) = taken {
+                        self.give_up(why);
+                    }
+                }
+                Err(why) => self.give_up(why),
+            }
+            self.inbox = inbox;
+            if is_waiting {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn give_up(&mut self, why: String) {
+        self.input_over = true;
+        self.broken = Some(why);
+    }
+
+    /// Acts on a frame.
+    ///
+    /// # Errors
+    /// Why the connection cannot go on.
+    fn take_frame(&mut self, header: &Header, payload: &[u8]) -> Result<(), String> {
+        match (header.kind, header.opcode) {
+            (Kind::Command, opcode) => {
+                self.respond_late();
+                match commands::run(self, opcode, payload) {
+                    Answer::Done(result) => self.respond(opcode, result),
+                    Answer::Refused(why) => self.refuse(opcode, &why),
+                    Answer::AtItsEnd => {
+                        let deadline = Instant::now() + self.registry().times.end;
+                        self.pending = Some(Pending { opcode, deadline });
+                    }
+                    Answer::Closed => self.close(),
+                }
+                Ok(())
+            }
+            (Kind::Stream, frame::STDIN) => Shim::take_input(self, payload),
+            (Kind::Stream, frame::LOG) => commands::log(payload),
+            (kind, opcode) => Err(format!("{kind:?} frame with opcode {opcode} from a client")),
+        }
+    }
+
+    fn respond(&mut self, opcode: u8, result: Vec<u8>) {
+        self.outgoing.push(frame::header(Kind::Response, opcode, result.len()), result);
+    }
+
+    fn refuse(&mut self, opcode: u8, why: &str) {
+        let payload = go::error(why);
+        self.outgoing.push(frame::error_header(opcode, payload.len()), payload);
+    }
+
+    /// Gives the response that was held back.
+    fn respond_late(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.respond(pending.opcode, Vec::new());
+        }
+    }
+
+    /// Does what is due: for the process, and the response that waits for its end.
+    pub fn attend(&mut self) {
+        if let Some(shim) = &mut self.shim {
+            shim.attend(&mut self.outgoing);
+        }
+        let is_over = self.shim.as_ref().is_none_or(Shim::is_over);
+        if self.pending.as_ref().is_some_and(|pending| is_over || pending.deadline <= Instant::now()) {
+            self.respond_late();
+        }
+    }
+
+    fn watch(&self, set: &mut PollSet, sources: &mut Vec<Source>) {
+        let mut add = |set: &mut PollSet, fd, events, source| {
+            set.watch(fd, events);
+            sources.push(source);
+        };
+        add(set, self.circumstances.stop, fd::READ, Source::Stop);
+        if let Some(bell) = &self.bell {
+            add(set, bell.watch(), fd::READ, Source::Bell);
+        }
+        let room = self.outgoing.cost() < OUTGOING_HIGH;
+        let input = match (room, !self.blocked) {
+            (true, true) => fd::READ,
+            // What it has sent waits for the process; but its departure must be seen.
+            (true, false) => fd::PEER_ENDED,
+            (false, _) => fd::HANG_UP,
+        };
+        let output = if self.outgoing.is_empty() { fd::HANG_UP } else { fd::WRITE };
+        if self.stream.is_one() {
+            add(set, self.stream.input(), input | output, Source::Peer);
+        } else {
+            // A pipe that is closed at its other end hangs up although there are bytes left in it, and would do so for ever.
+            if room {
+                add(set, self.stream.input(), input, Source::Peer);
+            }
+            add(set, self.stream.output(), output, Source::PeerOut);
+        }
+        let Some(running) = self.shim.as_ref().and_then(Shim::running) else { return };
+        if let Some(end) = running.session.end_watch().filter(|_| running.status.is_none()) {
+            add(set, end, fd::READ, Source::End);
+        }
+        for (index, flow) in running.flows.iter().enumerate() {
+            if let Some(rd) = flow.rd.as_ref().filter(|_| room) {
+                add(set, rd.as_fd(), fd::READ, Source::Output(index));
+            }
+            if let Some(wr) = &flow.wr {
+                let events = if flow.queued() > 0 { fd::WRITE } else { fd::HANG_UP };
+                add(set, wr.as_fd(), events, Source::Input(index));
+            }
+        }
+    }
+
+    /// How long nothing may happen before there is something to do.
+    fn time_left(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let running = self.shim.as_ref().and_then(Shim::running);
+        let room = self.outgoing.cost() < OUTGOING_HIGH;
+        let quiet = running.filter(|_| room).and_then(|running| running.deadline());
+        let pending = self.pending.as_ref().map(|pending| pending.deadline);
+        let deadline = quiet.into_iter().chain(pending).map(|until| until.saturating_duration_since(now)).min();
+        let blind = running.is_some_and(|running| running.status.is_none() && running.session.end_watch().is_none());
+        let idle = self.outgoing.has_spare().then_some(IDLE);
+        deadline.into_iter().chain(blind.then_some(BLIND_POLL)).chain(idle).min()
+    }
+
+    fn handle(&mut self, source: &Source, ready: Ready, share: usize) -> io::Result<()> {
+        let shim = self.shim.as_mut();
+        match *source {
+            Source::Stop => self.stopped = true,
+            Source::Bell => self.bell.iter().for_each(|bell| bell.clear()),
+            Source::Peer => return self.read_peer(ready),
+            Source::PeerOut => self.gone |= ready.hung_up,
+            Source::End => shim.into_iter().for_each(Shim::look),
+            Source::Output(index) => shim.into_iter().for_each(|shim| shim.read(index, share, &mut self.outgoing)),
+            Source::Input(index) => shim.into_iter().for_each(|shim| shim.write(index, ready.hung_up)),
+        }
+        Ok(())
+    }
+
+    fn read_peer(&mut self, ready: Ready) -> io::Result<()> {
+        if !ready.readable && !ready.hung_up {
+            return Ok(());
+        }
+        if !self.wants_input() {
+            // Not asked to read, only told that nothing more will be sent.
+            self.input_over |= ready.hung_up;
+            return Ok(());
+        }
+        match self.inbox.fill(self.stream.input(), self.expected) {
+            Ok(0) => self.input_over = true,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives back what the connection has of the agent, and closes it.
+    fn leave(mut self) -> Ended {
+        if let Some(afterwards) = self.afterwards.take() {
+            afterwards();
+        }
+        if let Some(shim) = self.shim.take() {
+            let outgoing = std::mem::take(&mut self.outgoing);
+            if self.stopped { shim.hang_up() } else { shim.lose(outgoing, self.registry()) }
+        }
+        self.stream.end();
+        self.broken.map_or(Ended::Regular, Ended::Broken)
+    }
+}

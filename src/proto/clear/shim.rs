@@ -1,0 +1,220 @@
+//! A connection as the shim of a session: the streams of the process, and its end.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::engine::running::Running;
+use crate::engine::{CHUNK, PIPE_FULL};
+use crate::exec;
+use crate::proto::clear::bell::Bell;
+use crate::proto::clear::connection::{Connection, Waited};
+use crate::proto::clear::frame::{self, Kind, PROCESS_EXITED, STDERR, STDOUT};
+use crate::proto::clear::keeper::Permit;
+use crate::proto::clear::outgoing::Outgoing;
+use crate::proto::clear::registry::Registry;
+use crate::proto::clear::session::{self, Found, Held, Rest, Session, obey};
+use crate::sys::fd;
+
+/// What a connection has of a session.
+pub struct Shim {
+    pub session: Arc<Session>,
+    held: Option<Box<Held>>,
+    /// The end of the process has been told.
+    over: bool,
+    /// That of the connection; and when it has ended, of who looks after the process.
+    bell: Arc<Bell>,
+    /// The place of a process that has ended, whose output may not be written yet.
+    permit: Option<Permit>,
+}
+
+/// Tells that a process has ended.
+pub fn exited(outgoing: &mut Outgoing, code: u8) {
+    outgoing.push(frame::header(Kind::Notification, PROCESS_EXITED, 1), vec![code]);
+}
+
+impl Shim {
+    /// The shim of a session that this connection has claimed.
+    pub fn of(session: Arc<Session>, bell: Arc<Bell>) -> Shim {
+        Shim { session, held: None, over: false, bell, permit: None }
+    }
+
+    /// The process, from its start to its end.
+    pub fn running(&self) -> Option<&Running> {
+        self.held.as_ref().map(|held| &held.running)
+    }
+
+    /// Whether the end of the process has been told.
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Bytes of input that the process has not read.
+    pub fn queued(&self) -> usize {
+        self.running().map_or(0, |running| running.flows.iter().map(|flow| flow.queued()).sum())
+    }
+
+    /// Takes over a process that was started, does what others ask of it, and tells its end once all its output is under way.
+    pub fn attend(&mut self, outgoing: &mut Outgoing) {
+        if self.held.is_none() && !self.over {
+            match self.session.take() {
+                Found::Nothing => return,
+                Found::Process(mut held) => {
+                    outgoing.append(std::mem::take(&mut held.outgoing));
+                    self.held = Some(held);
+                }
+                Found::Ended(code, rest) => {
+                    if let Some(Rest { outgoing: rest, permit }) = rest {
+                        outgoing.append(rest);
+                        self.permit = Some(permit);
+                    }
+                    exited(outgoing, code);
+                    self.over = true;
+                }
+            }
+        }
+        if outgoing.is_empty() {
+            self.permit = None;
+        }
+        let Some(held) = &mut self.held else { return };
+        self.session.take_orders().into_iter().for_each(|order| obey(&held.running, order));
+        let now = Instant::now();
+        if held.running.session.end_watch().is_none() {
+            held.running.look(now);
+        }
+        if held.running.is_complete(now)
+            && let Some(status) = held.running.status
+        {
+            let code = session::code(status);
+            exited(outgoing, code);
+            self.session.end(code);
+            self.permit = self.held.take().map(|held| held.permit);
+            self.over = true;
+        }
+    }
+
+    /// Sees that the process has ended.
+    pub fn look(&mut self) {
+        self.held.iter_mut().for_each(|held| held.running.look(Instant::now()));
+    }
+
+    /// Waits until the process is started.
+    ///
+    /// # Errors
+    /// It was not, in time or before the client went.
+    pub fn wait_for_process(connection: &mut Connection) -> Result<(), String> {
+        let bell = connection.bell()?;
+        let deadline = Instant::now() + connection.registry().times.process;
+        loop {
+            connection.attend();
+            let Some(shim) = &connection.shim else { return Err(NOT_A_SHIM.to_owned()) };
+            if shim.over || shim.held.is_some() {
+                return Ok(());
+            }
+            let token = shim.session.token.clone();
+            if connection.wait(&bell, deadline) != Waited::Rung {
+                return Err(format!("timeout waiting for process with token {token}"));
+            }
+        }
+    }
+
+    /// Gives the process input; none is its end, but on a terminal.
+    ///
+    /// # Errors
+    /// Why the connection cannot go on.
+    pub fn take_input(connection: &mut Connection, payload: &[u8]) -> Result<(), String> {
+        if connection.shim.is_none() {
+            return Err("input from a client that is no shim".to_owned());
+        }
+        Shim::wait_for_process(connection)?;
+        let held = connection.shim.as_mut().and_then(|shim| shim.held.as_mut());
+        // One that has ended reads nothing any more.
+        let Some(held) = held else { return Ok(()) };
+        let terminal = held.terminal;
+        let Some(flow) = held.running.flow(0) else { return Ok(()) };
+        match payload {
+            [] if terminal => {}
+            [] => drop(flow.end()),
+            data => drop(flow.take(data)),
+        }
+        Ok(())
+    }
+
+    /// Reads output of the process.
+    pub fn read(&mut self, index: usize, share: usize, outgoing: &mut Outgoing) {
+        let Some(held) = &mut self.held else { return };
+        let running = &mut held.running;
+        let flow = &mut running.flows[index];
+        let Some(rd) = &flow.rd else { return };
+        let opcode = if flow.number == 2 { STDERR } else { STDOUT };
+        match outgoing.read_from(rd.as_fd(), opcode, share.min(flow.chunk)) {
+            Ok(count @ 1..) => {
+                if count == flow.chunk {
+                    flow.chunk = (flow.chunk * 4).min(CHUNK);
+                }
+                if count == PIPE_FULL {
+                    // Refused for terminals and users over their limit; then it stays as it is.
+                    let _ = fd::set_pipe_size(rd.as_fd(), CHUNK);
+                }
+                running.quiet_since = running.quiet_since.map(|_| Instant::now());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // EIO is how a terminal says that its last user has gone.
+            Ok(0) | Err(_) => flow.rd = None,
+        }
+    }
+
+    /// Writes input that waits.
+    pub fn write(&mut self, index: usize, hung_up: bool) {
+        if let Some(held) = &mut self.held {
+            let flow = &mut held.running.flows[index];
+            if hung_up {
+                flow.closed_by_program()
+            } else {
+                flow.flush()
+            };
+        }
+    }
+
+    /// Takes its leave: nobody shall have the session any more.
+    pub fn disconnect(self, registry: &Registry) {
+        registry.bury(&self.session);
+        if let Some(held) = self.session.disconnect(self.held, &self.bell) {
+            registry.keepers.discard(held, self.session, self.bell);
+        }
+    }
+
+    /// The connection is lost; the session waits for its shim to come back.
+    pub fn lose(self, outgoing: Outgoing, registry: &Registry) {
+        let outgoing = outgoing.for_another();
+        let (mut held, mut rest) = (self.held, None);
+        match (&mut held, self.permit) {
+            (Some(held), _) => held.outgoing = outgoing,
+            (None, Some(permit)) if !outgoing.is_empty() => rest = Some(Rest { outgoing, permit }),
+            (None, _) => {}
+        }
+        if self.session.release(held, rest, &self.bell) {
+            registry.keepers.guard(self.session, self.bell, registry.times.abandoned);
+        }
+    }
+
+    /// The agent ends, and the process with it.
+    pub fn hang_up(mut self) {
+        // It may have been started just now.
+        self.attend(&mut Outgoing::default());
+        if let Some(Held { running, .. }) = self.held.map(|held| *held) {
+            let Running { session, flows, .. } = running;
+            drop(flows);
+            exec::hang_up(vec![session]);
+        }
+    }
+
+    /// The process, to signal it.
+    pub fn process(&self) -> Option<&exec::Session> {
+        self.running().map(|running| &running.session)
+    }
+}
+
+/// What a client is told that has claimed no token.
+pub const NOT_A_SHIM: &str = "client isn't a shim";

@@ -1,0 +1,211 @@
+//! Hyper: the checks of the proxy, and the commands that start processes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use crate::commands::Call;
+use crate::engine::running::Running;
+use crate::exec;
+use crate::proto::clear::bell::Bell;
+use crate::proto::clear::connection::{Connection, Waited};
+use crate::proto::clear::go::{self, Members};
+use crate::proto::clear::outgoing::Outgoing;
+use crate::proto::clear::registry::Vm;
+use crate::proto::clear::session::{Held, Session};
+use crate::proto::clear::{ID_MAX, PROCESSES_MAX, agent};
+use crate::proto::hyper::commands;
+use crate::proto::hyper::process::{self, Process};
+
+/// The names that are known besides those of the commands that need a process: those of upstream's proxy, and three more of its agents.
+const NAMES: [&str; 15] = [
+    "version",
+    "startpod",
+    "destroypod",
+    "ready",
+    "ack",
+    "error",
+    "ping",
+    "next",
+    "writefile",
+    "readfile",
+    "onlinecpumem",
+    "setupinterface",
+    "setuproute",
+    "pscontainer",
+    "deleteinterface",
+];
+
+/// Runs one of the agent's commands. The payload of its answer.
+///
+/// # Errors
+/// The text for the client.
+pub fn hyper(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, String> {
+    let members = go::read(payload, "Hyper")?;
+    let (name, tokens) = (members.text("hyperName")?, members.texts("tokens")?);
+    let data = members.raw("data").unwrap_or_default();
+    let vm = connection.vm.clone().ok_or("client not attached to a vm")?;
+    if matches!(name.as_str(), "execcmd" | "newcontainer") {
+        return start(connection, &vm, name == "newcontainer", &tokens, data);
+    }
+    if !tokens.is_empty() {
+        return Err(format!("{name} doesn't need tokens but {} token(s) were given", tokens.len()));
+    }
+    if let Some(result) = agent::run(connection.registry(), &vm, &name, data) {
+        return result.map(|()| Vec::new()).map_err(agent_error);
+    }
+    if !NAMES.contains(&name.as_str()) {
+        return Err(format!("unknown command '{name}'"));
+    }
+    let call = Call {
+        table: &connection.circumstances.settings.commands,
+        caller: Some(connection.stream.output()),
+        stop: Some(connection.circumstances.stop),
+    };
+    let answer = commands::run(&name, data, &call).map_err(agent_error)?;
+    connection.do_afterwards(answer.afterwards);
+    Ok(answer.bytes)
+}
+
+/// An error of the agent, as upstream's proxy passes it on.
+fn agent_error(text: String) -> String {
+    format!("ERROR received from VM agent, control msg received : {text}")
+}
+
+fn start(
+    connection: &mut Connection,
+    vm: &Arc<Vm>,
+    is_container: bool,
+    tokens: &[String],
+    data: &[u8],
+) -> Result<Vec<u8>, String> {
+    let members = go::read(data, if is_container { "NewContainer" } else { "ExecCommand" })?;
+    let container = if is_container { Some(container_id(&members)?) } else { None };
+    if tokens.len() > 1 {
+        return Err(format!("expected 0 or 1 token, got {}", tokens.len()));
+    }
+    let session = match tokens.first() {
+        None => None,
+        Some(token) => {
+            let session = connection.registry().session(vm, token);
+            Some(session.ok_or_else(|| format!("unknown token {token}"))?)
+        }
+    };
+    let process = relocated(&members, session.as_ref().map_or(1, |session| session.io_base))?;
+    match session {
+        None => start_without_shim(connection, vm, container, process),
+        Some(session) => start_with_shim(connection, vm, container, process, session),
+    }
+}
+
+fn container_id(members: &Members) -> Result<String, String> {
+    let id = members.text("id")?;
+    match id.len() {
+        0..=ID_MAX => Ok(id),
+        length => Err(format!("container id of {length} bytes is over the limit of {ID_MAX}")),
+    }
+}
+
+/// The process that `data` describes, its streams numbered from `io_base` on, as the proxy numbers them.
+fn relocated(members: &Members, io_base: u64) -> Result<Process, String> {
+    let text = members.raw("process").ok_or_else(|| agent_error("process is no object".to_owned()))?;
+    let numbers = go::read(text, "Process")?;
+    for (name, shown) in [("stdio", "Stdio"), ("stderr", "Stderr")] {
+        let number = numbers.number(name)?;
+        if number != 0 {
+            return Err(format!("expected process.{shown} to be 0, got {number}"));
+        }
+    }
+    // What is nested too deeply for the one is not for the other.
+    let mut value: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    if let Some(object) = value.as_object_mut() {
+        object.retain(|name, _| !["stdio", "stderr"].iter().any(|number| name.eq_ignore_ascii_case(number)));
+        object.insert("stdio".to_owned(), json!(io_base));
+        object.insert("stderr".to_owned(), json!(io_base + 1));
+    }
+    process::read(&value).map_err(agent_error)
+}
+
+/// Starts a process in the session of its token, once that has a shim.
+fn start_with_shim(
+    connection: &mut Connection,
+    vm: &Vm,
+    container: Option<String>,
+    process: Process,
+    session: Arc<Session>,
+) -> Result<Vec<u8>, String> {
+    let token = &session.token;
+    let bell = connection.bell()?;
+    let keeper = Arc::new(Bell::new().map_err(|error| format!("make a pipe: {error}"))?);
+    if !session.reserve(&bell) {
+        return Err(format!("token {token} has had its process"));
+    }
+    let started = wait_for_shim(connection, &session, &bell)
+        .and_then(|()| launch(connection, vm, container.as_deref(), process, &session));
+    let held = started.inspect_err(|_| session.give_back())?;
+    match session.start(held, &keeper) {
+        Ok(false) => {}
+        Ok(true) => {
+            let registry = connection.registry();
+            registry.keepers.guard(Arc::clone(&session), keeper, registry.times.abandoned);
+        }
+        // It ends as it is dropped: its shim did not want it.
+        Err(_) => return Err(format!("the shim of token {token} has left")),
+    }
+    Ok(Vec::new())
+}
+
+fn wait_for_shim(connection: &mut Connection, session: &Session, bell: &Bell) -> Result<(), String> {
+    let deadline = Instant::now() + connection.registry().times.shim;
+    while !session.has_shim() {
+        if session.is_disconnected() {
+            return Err(format!("unknown token {}", session.token));
+        }
+        if connection.wait(bell, deadline) != Waited::Rung {
+            return Err(format!("timeout waiting for shim with token {}", session.token));
+        }
+    }
+    Ok(())
+}
+
+/// Starts a process whose output nobody wants.
+fn start_without_shim(
+    connection: &Connection,
+    vm: &Vm,
+    container: Option<String>,
+    process: Process,
+) -> Result<Vec<u8>, String> {
+    let bell = Arc::new(Bell::new().map_err(|error| format!("make a pipe: {error}"))?);
+    let session = Arc::new(Session::without_shim(vm.number, Arc::clone(&bell)));
+    let held = launch(connection, vm, container.as_deref(), process, &session)?;
+    connection.registry().keepers.discard(held, session, bell);
+    Ok(Vec::new())
+}
+
+/// Starts a process. One of a container is remembered by the container's name, if it has one.
+fn launch(
+    connection: &Connection,
+    vm: &Vm,
+    container: Option<&str>,
+    process: Process,
+    session: &Arc<Session>,
+) -> Result<Box<Held>, String> {
+    let registry = connection.registry();
+    let permit = registry.keepers.permit();
+    let permit = permit.ok_or_else(|| agent_error(format!("more processes than the limit of {PROCESSES_MAX}")))?;
+    let container = container.filter(|id| !id.is_empty());
+    if let Some(id) = container {
+        registry.contain(vm, id, session).map_err(agent_error)?;
+    }
+    match exec::start(&process.program) {
+        Ok((program, channels)) => {
+            let running = Running::new(0, program, channels, None, process.terminal);
+            Ok(Box::new(Held { running, outgoing: Outgoing::default(), terminal: process.terminal, permit }))
+        }
+        Err(why) => {
+            container.into_iter().for_each(|id| registry.uncontain(vm, id));
+            Err(agent_error(format!("Process could not be started: {}", why.text())))
+        }
+    }
+}

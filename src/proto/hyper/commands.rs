@@ -1,0 +1,169 @@
+//! The commands of the ctl channel that need no program of a channel, translated into those of the one table.
+
+use data_encoding::BASE64;
+use serde_json::{Map, Value, json};
+
+use crate::commands::arguments::{Arguments, VALUES_MAX};
+use crate::commands::{BUILT_IN, Call, Error, Reply};
+use crate::json::scan::Scanner;
+use crate::proto::hyper::network;
+use crate::proto::hyper::process::Members;
+
+/// What an unknown command is told: the words of the agent of Clear Containers, which leave out the name.
+pub const NO_CALLBACK: &str = "No callback found for command \"\"";
+
+/// The version of this dialect: windows and exit codes by the sequence of tty.
+pub const VERSION: u32 = 4242;
+
+/// What a command gives.
+#[derive(Default)]
+pub struct Answer {
+    /// The payload of ACK.
+    pub bytes: Vec<u8>,
+    /// To be done once the answer is on its way, because nobody could send it afterwards.
+    pub afterwards: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl From<Vec<u8>> for Answer {
+    fn from(bytes: Vec<u8>) -> Answer {
+        Answer { bytes, afterwards: None }
+    }
+}
+
+/// Runs a command by its name in the specification (`startpod`) with its payload. Members that it does not know are passed over.
+///
+/// # Errors
+/// The text for the host. `NO_CALLBACK` for an unknown name, and for those that need the programs of a channel.
+pub fn run(name: &str, data: &[u8], call: &Call) -> Result<Answer, String> {
+    match name {
+        "ping" | "ready" | "getpod" => Ok(Answer::default()),
+        "version" => Ok(VERSION.to_be_bytes().to_vec().into()),
+        "destroypod" => table("system.shutdown", json!({ "mode": "poweroff" }), call),
+        "readfile" => read_file(data, call),
+        "writefile" => write_file(data, call),
+        "onlinecpumem" => table("system.online-cpus", json!({}), call),
+        "setupinterface" => table("network.set-interface", network::interface(&object(data)?)?, call),
+        "setuproute" => set_routes(&object(data)?, call),
+        "deleteinterface" => delete_interface(&object(data)?, call),
+        "startpod" => start_pod(&object(data)?, call),
+        "pscontainer" => list_processes(&object(data)?, call),
+        _ => Err(NO_CALLBACK.to_owned()),
+    }
+}
+
+/// The JSON value of a payload.
+///
+/// # Errors
+/// It is none, or has more than `VALUES_MAX` values.
+pub fn object(data: &[u8]) -> Result<Value, String> {
+    let mut scanner = Scanner::value();
+    // What is no JSON is told so, with its place, by the parser.
+    let _ = scanner.feed(data);
+    if scanner.values() > VALUES_MAX {
+        return Err(format!("more than the limit of {VALUES_MAX} values"));
+    }
+    let text = String::from_utf8_lossy(data);
+    serde_json::from_str(&text).map_err(|error| error.to_string())
+}
+
+/// Runs a command of the table for its effect.
+fn table(name: &str, arguments: Value, call: &Call) -> Result<Answer, String> {
+    reply(name, arguments, call).map(|reply| Answer { bytes: Vec::new(), afterwards: reply.afterwards })
+}
+
+fn reply(name: &str, arguments: Value, call: &Call) -> Result<Reply, String> {
+    let Value::Object(members) = arguments else { return Err(NO_CALLBACK.to_owned()) };
+    let command = BUILT_IN.iter().find(|command| command.name == name).ok_or(NO_CALLBACK)?;
+    (command.run)(&mut Arguments::of(members), call).map_err(|error: Error| error.to_string())
+}
+
+fn read_file(data: &[u8], call: &Call) -> Result<Answer, String> {
+    let value = object(data)?;
+    let path = file_of(&value)?;
+    let mut reply = reply("file.read", json!({ "path": path }), call)?;
+    let content = reply.members.remove("content_base64");
+    let content = content.as_ref().and_then(Value::as_str).unwrap_or_default();
+    BASE64.decode(content.as_bytes()).map(Answer::from).map_err(|error| error.to_string())
+}
+
+/// An object, and right behind it what is to be written.
+fn write_file(data: &[u8], call: &Call) -> Result<Answer, String> {
+    let mut scanner = Scanner::value();
+    let end = scanner.feed(data).ok().flatten().ok_or("writefile: no object is in front")?;
+    let path = file_of(&object(&data[..end])?)?;
+    table("file.write", json!({ "path": path, "content_base64": BASE64.encode(&data[end..]) }), call)
+}
+
+/// The path in the object of both; one without a root begins there.
+fn file_of(value: &Value) -> Result<String, String> {
+    let file = Members::of(value, "command")?.text("file")?;
+    match file.as_bytes() {
+        [] => Err("file is missing".to_owned()),
+        [b'/', ..] => Ok(file),
+        _ => Ok(format!("/{file}")),
+    }
+}
+
+/// What a pod says of the machine: its name, its network. There is no place for containers here, and no file system to share.
+fn start_pod(value: &Value, call: &Call) -> Result<Answer, String> {
+    let members = Members::of(value, "startpod")?;
+    let name = members.text("hostname")?;
+    if !name.is_empty() {
+        table("system.hostname", json!({ "name": name }), call)?;
+    }
+    for value in members.list("interfaces")? {
+        table("network.set-interface", network::interface(value)?, call)?;
+    }
+    if let Some(routes) = network::routes(&members)? {
+        table("network.add-routes", routes, call)?;
+    }
+    if let Some(servers) = network::name_servers(&members)? {
+        table("network.set-dns", servers, call)?;
+    }
+    if !members.list("containers")?.is_empty() {
+        log::warn!("startpod: its containers are not started");
+    }
+    Ok(Answer::default())
+}
+
+fn set_routes(value: &Value, call: &Call) -> Result<Answer, String> {
+    match network::routes(&Members::of(value, "setuproute")?)? {
+        Some(routes) => table("network.add-routes", routes, call),
+        None => Ok(Answer::default()),
+    }
+}
+
+fn delete_interface(value: &Value, call: &Call) -> Result<Answer, String> {
+    let device = Members::of(value, "deleteinterface")?.text("device")?;
+    table("network.delete-interface", json!({ "device": device }), call)
+}
+
+/// All processes of the machine: every container is the machine here.
+fn list_processes(value: &Value, call: &Call) -> Result<Answer, String> {
+    let format = Members::of(value, "pscontainer")?.text("format")?;
+    let mut reply = reply("process.list", Value::Object(Map::new()), call)?;
+    let Some(Value::Array(processes)) = reply.members.remove("processes") else {
+        return Err("/proc is not there".to_owned());
+    };
+    match format.as_str() {
+        "json" => {
+            let pids: Value = processes.iter().map(|process| process["pid"].clone()).collect();
+            Ok(pids.to_string().into_bytes().into())
+        }
+        "table" => Ok(table_of(&processes).into_bytes().into()),
+        _ => Err("invalid format option".to_owned()),
+    }
+}
+
+fn table_of(processes: &[Value]) -> String {
+    let mut text = "  UID     PID    PPID COMMAND\n".to_owned();
+    for process in processes {
+        let words: Vec<&str> = process["command"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let name = process["name"].as_str().unwrap_or_default();
+        let command = if words.is_empty() { format!("[{name}]") } else { words.join(" ") };
+        let number = |name: &str| process[name].as_i64().unwrap_or_default();
+        let command: String = command.chars().map(|c| if c.is_control() { '?' } else { c }).collect();
+        text.push_str(&format!("{:5} {:7} {:7} {command}\n", number("uid"), number("pid"), number("parent_pid")));
+    }
+    text
+}

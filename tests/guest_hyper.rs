@@ -1,0 +1,117 @@
+//! Hyperstart's channels in a real guest, on the virtio ports that its hosts give it. What these tests need is told in tests/guest.rs.
+#![cfg(feature = "clear")]
+
+#[path = "support/guest.rs"]
+mod guest;
+#[path = "hyper/rig.rs"]
+mod rig;
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use guest::{Client, kernel, lodger, run, text};
+use rig::{ACK, Ctl, Tty, tty_message};
+use serde_json::json;
+use support::{Folder, pause, wait_until};
+
+/// A guest with both ports; ended with the test.
+struct Guest {
+    folder: Folder,
+    qemu: Client,
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.folder.path("console")).unwrap_or_default());
+        }
+    }
+}
+
+impl Guest {
+    fn start(lodger: &Path) -> Guest {
+        let kernel = kernel();
+        let release = kernel.file_name().and_then(|name| name.to_str()?.strip_prefix("vmlinuz-")).expect("a release");
+        let modules = kernel.parent().and_then(Path::parent).expect("a folder").join("lib/modules").join(release);
+        let folder = Folder::new();
+        let archive = folder.path("initramfs.cpio");
+        let mut build = Command::new(lodger);
+        build.args(["initramfs", "--busybox", "--module", "virtio_pci", "--module", "virtio-console", "--modules"]);
+        let built = run(build.arg(modules).arg("-o").arg(&archive));
+        assert!(built.status.success(), "{}", text(&built.stderr));
+        let mut qemu = Command::new("qemu-system-x86_64");
+        qemu.args(["-M", "q35", "-m", "256", "-cpu", "max", "-nodefaults", "-display", "none", "-no-reboot"]);
+        qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(&archive);
+        let listen = "lodger.listen=port:sh.hyper.channel.0,proto=hyper-ctl lodger.listen=port:sh.hyper.channel.1,proto=hyper-tty";
+        qemu.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 {listen}"));
+        qemu.arg("-serial").arg(format!("file:{}", folder.path("console").display()));
+        qemu.args(["-device", "virtio-serial-pci"]);
+        for (index, name) in ["ctl", "tty"].iter().enumerate() {
+            let socket = folder.path(name);
+            qemu.arg("-chardev").arg(format!("socket,id={name},server=on,wait=off,path={}", socket.display()));
+            qemu.args(["-device", &format!("virtserialport,chardev={name},name=sh.hyper.channel.{index}")]);
+        }
+        let qemu = Client(qemu.stdin(Stdio::null()).spawn().expect("QEMU starts"));
+        let guest = Guest { folder, qemu };
+        wait_until("QEMU listens", || guest.folder.path("ctl").exists() && guest.folder.path("tty").exists());
+        guest
+    }
+
+    fn both(&self) -> (Ctl, Tty) {
+        (Ctl::new(&self.folder.path("ctl")), Tty::new(&self.folder.path("tty")))
+    }
+}
+
+#[test]
+fn hosts_of_hyperstart_run_programs_on_its_ports_and_end_the_guest() {
+    let Some(lodger) = lodger("hosts_of_hyperstart_run_programs_on_its_ports_and_end_the_guest") else { return };
+    let mut guest = Guest::start(&lodger);
+    let (mut ctl, mut tty) = guest.both();
+    ctl.good(1, json!({ "hostname": "pod", "containers": [] }));
+    ctl.shell(3, "uname -n; echo err >&2; exit 7");
+    assert_eq!((tty.finish(3), tty.text(3).as_str(), tty.text(4).as_str()), (7, "pod\n", "err\n"));
+    // Bulk data in both directions, beside a program that waits.
+    ctl.execute(5, &["cat"]);
+    ctl.execute(3, &["cat"]);
+    let piece: Vec<u8> = (0..10_000u32).map(|n| (n ^ (n >> 8)) as u8).collect();
+    let (mut socket, message, rounds) = (tty.socket.try_clone().expect("a descriptor"), tty_message(3, &piece), 400);
+    let start = Instant::now();
+    let writer = thread::spawn(move || {
+        for _ in 0..rounds {
+            socket.write_all(&message).expect("QEMU reads");
+        }
+        socket.write_all(&tty_message(3, b"")).expect("QEMU reads");
+    });
+    assert_eq!(tty.finish(3), 0);
+    writer.join().expect("all is written");
+    assert!(tty.output.remove(&3).expect("output") == piece.repeat(rounds), "it is what was sent");
+    let _ = writeln!(std::io::stderr(), "4 MB there and back in {:?}", start.elapsed());
+    ctl.on_terminal(3, &["sh", "-c", "read line; stty size"]);
+    ctl.good(11, json!({ "seq": 3, "row": 30, "column": 100 }));
+    tty.send(3, b"\n");
+    assert_eq!(tty.finish(3), 0);
+    assert!(tty.text(3).contains("30 100"));
+    ctl.good(24, json!({ "container": "hyperstart", "process": "5", "signal": 15 }));
+    assert_eq!(tty.finish(5), 143);
+    // Another host, and nothing of the first.
+    ctl.shell(3, "trap '' PIPE; trap 'echo > /root/hung-up; exit' HUP; echo ready; while :; do sleep 1; done");
+    tty.until(3, "ready\n");
+    for _ in 0..3 {
+        drop((ctl, tty));
+        // The kernel of a guest does not tell of a host that goes and comes in one moment.
+        pause(Duration::from_millis(300));
+        (ctl, tty) = guest.both();
+    }
+    ctl.shell(3, "until [ -e /root/hung-up ]; do sleep 1; done; echo it was");
+    assert_eq!((tty.finish(3), tty.text(3).as_str()), (0, "it was\n"));
+    ctl.good(19, json!(null));
+    assert_eq!(ctl.ask(4, b"null"), (ACK, Vec::new()));
+    wait_until("the guest ends", || guest.qemu.0.try_wait().expect("our child").is_some());
+    let console = fs::read_to_string(guest.folder.path("console")).unwrap_or_default();
+    assert!(!console.contains("panic"), "{console}");
+}

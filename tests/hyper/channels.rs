@@ -1,0 +1,103 @@
+//! Two channels that find each other: who may be there, and what the end of one means.
+
+use std::time::{Duration, Instant};
+
+use crate::rig::{ACK, Agent, Ctl, Tty};
+use crate::support::{lives, wait_until};
+
+/// The process number that a program has said.
+fn pid(tty: &mut Tty, sequence: u64) -> u32 {
+    tty.until(sequence, "\n");
+    tty.text(sequence).trim().parse().expect("a number")
+}
+
+#[test]
+fn the_end_of_tty_is_a_hang_up_and_the_end_of_ctl_is_none() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    ctl.shell(3, "echo $$; read line; echo got $line");
+    let first = pid(&mut tty, 3);
+    drop(ctl);
+    // Another ctl channel of the same pair.
+    let mut ctl = agent.ctl();
+    assert!(lives(first));
+    let farewell = agent.path("farewell");
+    let script = format!(
+        "trap '' PIPE; trap 'echo bye > {}; exit' HUP; echo $$; while :; do sleep 0.05; done",
+        farewell.display()
+    );
+    ctl.shell(5, &script);
+    let second = pid(&mut tty, 5);
+    tty.send(3, b"it\n");
+    assert_eq!(tty.finish(3), 0);
+    assert_eq!(tty.text(3), "got it\n");
+    drop(tty);
+    wait_until("the program is hung up", || !lives(second));
+    assert!(farewell.exists(), "it had the time to say so");
+    // Its numbers are free again, and the next tty channel begins anew.
+    let mut tty = agent.tty();
+    ctl.shell(5, "echo again");
+    assert_eq!((tty.finish(5), tty.text(5).as_str()), (0, "again\n"));
+}
+
+#[test]
+fn a_program_waits_for_its_tty_channel_and_not_for_ever() {
+    let agent = Agent::start();
+    let mut ctl = agent.ctl();
+    ctl.shell(3, "echo early; exit 4");
+    let mut tty = agent.tty();
+    assert_eq!((tty.finish(3), tty.text(3).as_str()), (4, "early\n"));
+    drop(tty);
+    let file = agent.path("pid");
+    // The agent has seen its end when a new one has been served, and ended.
+    drop(agent.tty());
+    ctl.shell(3, &format!("echo $$ > {0}.new; mv {0}.new {0}; sleep 1000", file.display()));
+    wait_until("it runs", || file.exists());
+    let pid: u32 = std::fs::read_to_string(&file).expect("a file").trim().parse().expect("a number");
+    assert!(lives(pid));
+    drop(ctl);
+    wait_until("nobody will ever hear it", || !lives(pid));
+}
+
+#[test]
+fn a_second_channel_of_a_kind_is_closed_after_a_while() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let start = Instant::now();
+    assert_eq!(Ctl::open(&agent.path("ctl")).receive(), None);
+    assert_eq!(agent.tty().receive(), None);
+    assert!(start.elapsed() > Duration::from_secs(1));
+    assert_eq!(ctl.ask(12, b""), (ACK, Vec::new()));
+    ctl.shell(3, "exit 1");
+    assert_eq!(tty.finish(3), 1);
+}
+
+#[test]
+fn a_channel_that_comes_right_behind_another_is_served() {
+    let agent = Agent::start();
+    for round in 0..50 {
+        let (mut ctl, mut tty) = agent.both();
+        ctl.shell(3, &format!("exit {round}"));
+        assert_eq!(tty.finish(3), round);
+    }
+}
+
+#[test]
+fn programs_end_with_the_agent_whether_they_have_a_tty_channel_or_not() {
+    for has_tty in [true, false] {
+        let mut agent = Agent::start();
+        let mut ctl = agent.ctl();
+        let tty = has_tty.then(|| agent.tty());
+        let file = agent.path("pid");
+        ctl.shell(
+            3,
+            &format!("trap '' HUP; echo $$ > {0}.new; mv {0}.new {0}; while :; do sleep 0.05; done", file.display()),
+        );
+        wait_until("it runs", || file.exists());
+        let pid: u32 = std::fs::read_to_string(&file).expect("a file").trim().parse().expect("a number");
+        lodger::sys::signal::send(agent.child.id() as i32, lodger::sys::signal::SIGTERM).expect("the agent is there");
+        assert!(agent.child.wait().expect("our child").success());
+        assert!(!lives(pid), "{has_tty}");
+        drop(tty);
+    }
+}

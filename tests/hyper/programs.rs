@@ -1,0 +1,198 @@
+//! Programs: their starts, ends, windows and signals.
+
+use serde_json::{Value, json};
+
+use crate::rig::{ACK, Agent, Ctl, Tty, program};
+
+const EXECUTE: u32 = 6;
+const WINDOW: u32 = 11;
+const NEW: u32 = 17;
+const KILL: u32 = 18;
+const REMOVE: u32 = 22;
+const SIGNAL: u32 = 24;
+
+#[test]
+fn a_program_says_everything_before_its_end_and_its_code_comes_last() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    for (script, code) in [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -TERM $$", 143), ("exit 255", 255)]
+    {
+        ctl.shell(3, &format!("echo out; echo err >&2; {script}"));
+        assert_eq!(tty.finish(3), code, "{script}");
+        assert_eq!((tty.text(3).as_str(), tty.text(4).as_str()), ("out\n", "err\n"), "{script}");
+    }
+    let number = u64::MAX - 1;
+    ctl.execute(number, &["printf", "ok\\n"]);
+    assert_eq!(tty.receive(), Some((number, b"ok\n".to_vec())));
+    assert_eq!(tty.receive(), Some((number, Vec::new())));
+    assert_eq!(tty.receive(), Some((number, vec![0])));
+}
+
+#[test]
+fn what_the_proxy_writes_is_run() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let text =
+        br#"{"container":"","process":{"terminal":false,"stdio":3,"stderr":4,"args":["sh","-c","pwd; echo $A >&2"],
+        "envs":[{"env":"A","value":"b c"}],"workdir":"/","noNewPrivileges":false,"capabilities":{"bounding":null}}}"#;
+    assert_eq!(ctl.ask(EXECUTE, text), (ACK, Vec::new()));
+    assert_eq!(tty.finish(3), 0);
+    assert_eq!((tty.text(3).as_str(), tty.text(4).as_str()), ("/\n", "b c\n"));
+}
+
+#[test]
+fn a_program_that_cannot_run_is_an_error_and_leaves_nothing_behind() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let not_there = ctl.bad(EXECUTE, program(3, &["/no/such/program"]));
+    assert_eq!(not_there, "Process could not be started: execute /no/such/program: no such file or directory");
+    assert!(ctl.bad(EXECUTE, program(3, &["no-such-program"])).starts_with("Process could not be started: "));
+    let with = |stdio: u64, stderr: u64, terminal: bool| {
+        json!({ "container": "hyperstart",
+        "process": { "stdio": stdio, "stderr": stderr, "terminal": terminal, "args": ["cat"] } })
+    };
+    assert_eq!(ctl.bad(EXECUTE, with(0, 4, false)), "process.stdio is 0");
+    assert_eq!(ctl.bad(EXECUTE, with(3, 0, false)), "process.stderr is 0");
+    assert_eq!(ctl.bad(EXECUTE, with(0, 0, true)), "process.stdio is 0");
+    let mut elsewhere = with(3, 4, false);
+    elsewhere["container"] = json!("x");
+    assert_eq!(ctl.bad(EXECUTE, elsewhere), "no such container: x");
+    ctl.good(EXECUTE, with(3, 4, false));
+    for (stdio, stderr, number) in [(3, 9, 3), (9, 3, 3), (4, 9, 4), (9, 4, 4)] {
+        assert_eq!(ctl.bad(EXECUTE, with(stdio, stderr, false)), format!("sequence {number} is taken"));
+    }
+    let mut named = with(5, 6, false);
+    named["process"]["id"] = json!("3");
+    assert_eq!(ctl.bad(EXECUTE, named), "process 3 is running already");
+    tty.send(3, b"");
+    assert_eq!(tty.finish(3), 0);
+}
+
+#[test]
+fn as_many_programs_run_as_the_limit_says() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    for index in 0..64 {
+        ctl.execute(10 + 2 * index, &["cat"]);
+    }
+    assert_eq!(ctl.bad(EXECUTE, program(3, &["cat"])), "more programs than the limit of 64");
+    tty.send(10, b"");
+    assert_eq!(tty.finish(10), 0);
+    ctl.execute(3, &["cat"]);
+}
+
+#[test]
+fn containers_are_names_that_programs_share() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let process = |id: &str, stdio: u64, script: &str| json!({ "id": id, "stdio": stdio, "stderr": stdio + 1, "args": ["sh", "-c", script] });
+    let first = json!({ "id": "c1", "rootfs": "r", "image": "i", "process": process("init", 3, "sleep 1000") });
+    ctl.good(NEW, first.clone());
+    assert_eq!(ctl.bad(NEW, first), "container c1 exists already");
+    assert_eq!(ctl.bad(NEW, json!({ "id": "" })), "newcontainer.id is missing");
+    let bad = json!({ "id": "c2", "process": { "stdio": 7, "stderr": 8, "args": ["/no/such"] } });
+    assert!(ctl.bad(NEW, bad).starts_with("Process could not be started: "));
+    assert_eq!(ctl.bad(REMOVE, json!({ "container": "c2" })), "no such container: c2");
+    let second = json!({ "container": "c1", "process": process("second", 5, "sleep 1000") });
+    ctl.good(EXECUTE, second);
+    assert_eq!(ctl.bad(REMOVE, json!({ "container": "c1" })), "container c1 is running");
+    // The first one, as a host means it that knows no other.
+    ctl.good(KILL, json!({ "container": "c1", "signal": 15, "allProcesses": false }));
+    assert_eq!(tty.finish(3), 143);
+    ctl.good(SIGNAL, json!({ "container": "c1", "process": "second", "signal": 9 }));
+    assert_eq!(tty.finish(5), 137);
+    ctl.good(REMOVE, json!({ "container": "c1" }));
+    assert_eq!(ctl.bad(REMOVE, json!({ "container": "c1" })), "no such container: c1");
+}
+
+#[test]
+fn containers_have_a_limit() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let new =
+        |index: usize| json!({ "id": format!("c{index}"), "process": { "stdio": 3, "stderr": 4, "args": ["true"] } });
+    for index in 0..256 {
+        ctl.good(NEW, new(index));
+        assert_eq!(tty.finish(3), 0);
+    }
+    assert_eq!(ctl.bad(NEW, new(256)), "more containers than the limit of 256");
+}
+
+#[test]
+fn signals_reach_the_process_group() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let script = "trap 'echo parent' USR1; \
+        sh -c 'trap \"echo child; exit\" USR1; echo ready; while :; do sleep 0.05; done' & wait; wait; exit 5";
+    ctl.shell(3, script);
+    tty.until(3, "ready");
+    ctl.good(SIGNAL, json!({ "container": "hyperstart", "process": "3", "signal": 10 }));
+    assert_eq!(tty.finish(3), 5);
+    let text = tty.text(3);
+    assert!(text.contains("child\n") && text.contains("parent\n"), "{text}");
+    for stdio in [3, 5, 7] {
+        ctl.shell(stdio, "sleep 1000");
+    }
+    let kill = |members: Value| {
+        let mut object = json!({ "container": "hyperstart", "process": "3", "signal": 9 });
+        object.as_object_mut().expect("one").extend(members.as_object().expect("one").clone());
+        object
+    };
+    ctl.good(KILL, kill(json!({ "process": "5" })));
+    assert_eq!(tty.finish(5), 137);
+    for (members, why) in [
+        (json!({ "signal": 0 }), "invalid signal 0"),
+        (json!({ "signal": 65 }), "invalid signal 65"),
+        (json!({ "signal": u64::MAX }), "invalid signal 18446744073709551615"),
+        (json!({ "process": "5" }), "no such process"),
+        (json!({ "process": "" }), "no such process"),
+        (json!({ "container": "x" }), "no such container: x"),
+    ] {
+        assert_eq!(ctl.bad(KILL, kill(members)), why);
+    }
+    assert_eq!(ctl.bad(SIGNAL, kill(json!({ "process": "9" }))), "no such process");
+    ctl.good(KILL, kill(json!({ "allProcesses": true })));
+    assert_eq!((tty.finish(3), tty.finish(7)), (137, 137));
+}
+
+/// What `stty size` says on the terminal.
+fn size(tty: &mut Tty) -> String {
+    tty.output.clear();
+    tty.send(3, b"stty size\n");
+    // Behind the echo.
+    tty.until(3, "stty size\r\n");
+    loop {
+        let text = String::from_utf8_lossy(&tty.output[&3]).into_owned();
+        let mut lines = text.split("\r\n").filter(|line| line.split(' ').all(|word| word.parse::<u16>().is_ok()));
+        match lines.find(|line| !line.is_empty() && text.contains(&format!("{line}\r\n"))) {
+            Some(line) => return line.to_owned(),
+            None => tty.step(),
+        }
+    }
+}
+
+fn resize(ctl: &mut Ctl, members: Value) {
+    assert_eq!(ctl.good(WINDOW, members), b"");
+}
+
+#[test]
+fn a_terminal_has_its_window_and_one_output_and_no_end_of_input() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    ctl.on_terminal(3, &["sh", "-c", "PS1= exec sh"]);
+    resize(&mut ctl, json!({ "seq": 3, "row": 30, "column": 100 }));
+    assert_eq!(size(&mut tty), "30 100");
+    resize(&mut ctl, json!({ "container": "hyperstart", "process": "3", "row": 31, "column": 65536 + 101 }));
+    assert_eq!(size(&mut tty), "31 101");
+    // Unknown, or without a terminal: nothing happens.
+    resize(&mut ctl, json!({ "seq": 99, "row": 1, "column": 1 }));
+    resize(&mut ctl, json!({ "container": "x", "process": "y", "row": 1, "column": 1 }));
+    ctl.shell(5, "read line");
+    resize(&mut ctl, json!({ "seq": 5, "row": 1, "column": 1 }));
+    tty.send(3, b"");
+    assert_eq!(size(&mut tty), "31 101");
+    tty.send(3, b"echo error >&2; exit 6\n");
+    assert_eq!(tty.finish(3), 6);
+    assert!(tty.text(3).contains("error\r\n"));
+    assert!(!tty.output.contains_key(&4) && !tty.output.contains_key(&0));
+}
