@@ -1,5 +1,7 @@
 //! The protocols, one a file, and the rule that tells them apart: the first byte of a connection.
 
+#[cfg(any(feature = "clear", feature = "metadata"))]
+mod bell;
 pub mod cbor;
 #[cfg(feature = "clear")]
 pub mod clear;

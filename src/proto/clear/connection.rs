@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::engine::{CHUNK, Ended, QUEUE_MAX};
 use crate::exec::BLIND_POLL;
 use crate::proto::Circumstances;
-use crate::proto::clear::bell::Bell;
+use crate::proto::bell::Bell;
 use crate::proto::clear::commands::{self, Answer};
 use crate::proto::clear::frame::{self, Decoded, Header, Kind};
 use crate::proto::clear::registry::{Registry, Vm};

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use crate::engine::running::Running;
 use crate::exec::{self, BLIND_POLL, HANG_UP_GRACE};
+use crate::proto::bell::Bell;
 use crate::proto::clear::PROCESSES_MAX;
-use crate::proto::clear::bell::Bell;
 use crate::proto::clear::session::{Held, Session, obey};
 use crate::sys::fd::{self, PollSet};
 

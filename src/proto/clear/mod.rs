@@ -39,7 +39,6 @@
 //! Source: `clearcontainers/proxy` 3.0.23, its `api` and `client`; the specification of Clear Containers, sections 2 to 8 and 13.
 
 mod agent;
-mod bell;
 mod commands;
 pub mod connection;
 pub mod frame;

@@ -286,7 +286,7 @@ fn token() -> io::Result<String> {
 mod tests {
     use super::*;
 
-    use crate::proto::clear::bell::Bell;
+    use crate::proto::bell::Bell;
     use crate::proto::clear::session::Order;
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::running::Running;
-use crate::proto::clear::bell::Bell;
+use crate::proto::bell::Bell;
 use crate::proto::clear::keeper::Permit;
 use crate::proto::clear::outgoing::Outgoing;
 use crate::stream::Stream;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::engine::running::Running;
 use crate::engine::{CHUNK, PIPE_FULL};
 use crate::exec;
-use crate::proto::clear::bell::Bell;
+use crate::proto::bell::Bell;
 use crate::proto::clear::connection::{Connection, Waited};
 use crate::proto::clear::frame::{self, Kind, PROCESS_EXITED, STDERR, STDOUT};
 use crate::proto::clear::keeper::Permit;

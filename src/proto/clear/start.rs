@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::commands::Call;
 use crate::engine::running::Running;
 use crate::exec;
-use crate::proto::clear::bell::Bell;
+use crate::proto::bell::Bell;
 use crate::proto::clear::connection::{Connection, Waited};
 use crate::proto::clear::go::{self, Members};
 use crate::proto::clear::outgoing::Outgoing;

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use crate::proto::metadata::bell::Bell;
+use crate::proto::bell::Bell;
 use crate::proto::metadata::held;
 
 /// Bytes that wait at most, and beside them what could not be sent and was put back. Upstream's number.

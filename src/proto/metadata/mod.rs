@@ -6,7 +6,6 @@
 //! would crash, hang or lie (section "Defects" of what is known about it), this does not.
 
 mod backlog;
-mod bell;
 mod command;
 mod folder;
 mod output;
@@ -31,7 +30,7 @@ use crate::http::client::{Address, Client};
 use crate::http::retry;
 use crate::http::wait::Limits;
 use crate::metaservice::RESPONSE_MAX;
-use crate::proto::metadata::bell::Bell;
+use crate::proto::bell::Bell;
 use crate::proto::metadata::poll::Places;
 use crate::proto::metadata::programs::Variable;
 use crate::sys::fd::{self, PollSet};
