@@ -4,6 +4,7 @@ pub mod capture;
 pub mod environment;
 pub mod path;
 pub mod processes;
+pub mod remote;
 pub mod tree;
 pub mod user;
 
@@ -11,8 +12,10 @@ use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::exec::remote::Remote;
 use crate::sys::capability::Capabilities;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::file::c_string;
@@ -143,7 +146,9 @@ pub struct Channel {
 #[derive(Debug)]
 pub struct Session {
     child: Child,
-    terminal: Option<OwnedFd>,
+    terminal: Option<Arc<OwnedFd>>,
+    /// For other threads, once one of them has asked.
+    remote: Option<Arc<Remote>>,
     detached: bool,
     /// The end, once it has been seen: its zombie is ours, so it stays true.
     end: Cell<Option<Status>>,
@@ -199,7 +204,8 @@ pub fn start(program: &Program) -> Result<(Session, Vec<Channel>), NotStarted> {
         death_signal: program.death_signal,
     };
     let child = process::start(&launch).map_err(|StartError { step, error }| system(step, error))?;
-    Ok((Session { child, terminal: streams.terminal, detached: program.detached, end: Cell::new(None) }, streams.ours))
+    let (terminal, detached) = (streams.terminal.map(Arc::new), program.detached);
+    Ok((Session { child, terminal, remote: None, detached, end: Cell::new(None) }, streams.ours))
 }
 
 fn os(bytes: &[u8]) -> &std::ffi::OsStr {
@@ -276,6 +282,12 @@ impl Session {
         self.child.pid
     }
 
+    /// Reaches the program from other threads until the session is dropped.
+    pub fn remote(&mut self) -> Arc<Remote> {
+        let (pid, terminal) = (self.child.pid, &self.terminal);
+        Arc::clone(self.remote.get_or_insert_with(|| Arc::new(Remote::to(pid, terminal.clone()))))
+    }
+
     /// Lets the program live on when the session is dropped. Its end will be somebody else's to see.
     pub fn release(&mut self) {
         self.detached = true;
@@ -316,6 +328,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.remote.iter().for_each(|remote| remote.cut());
         if self.detached {
             return;
         }

@@ -2,9 +2,13 @@
 
 use crate::proto::clear::go::{self, Members};
 use crate::proto::clear::registry::{Registry, Vm};
-use crate::proto::clear::session::Order;
+use crate::proto::clear::session::Session;
+use crate::sys::errno;
+use crate::sys::file::{EPERM, ESRCH};
 use crate::sys::signal::SIGNAL_MAX;
 use crate::sys::tty::Window;
+
+const NO_PROCESS: &str = "no such process";
 
 /// Runs a command. `None`: it is none of these.
 ///
@@ -30,23 +34,30 @@ fn signal_number(members: &Members) -> Result<i32, String> {
 fn kill(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let (id, number) = (members.text("container")?, signal_number(members));
     let session = registry.container(vm, &id).ok_or("no such container")?;
-    if session.order(Order::Signal(number?)) { Ok(()) } else { Err("no such process".to_owned()) }
+    send(&session, number?)
 }
 
 /// The same for a process that is named by the number of its input, which is what processes are called that were given no name.
 fn signal(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let (process, number) = (members.text("process")?, signal_number(members)?);
     let session = process.parse().ok().and_then(|number| registry.numbered(vm, number));
-    match session.is_some_and(|session| session.order(Order::Signal(number))) {
-        true => Ok(()),
-        false => Err("no such process".to_owned()),
-    }
+    let session = session.ok_or(NO_PROCESS)?;
+    send(&session, number)
+}
+
+/// In the words of hyperstart.
+fn send(session: &Session, number: i32) -> Result<(), String> {
+    session.signal(number).map_err(|error| match error.raw_os_error() {
+        Some(ESRCH) => NO_PROCESS.to_owned(),
+        Some(EPERM) => "no permission".to_owned(),
+        _ => format!("kill failed: {}", errno::describe(&error)),
+    })
 }
 
 fn remove(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let id = members.text("container")?;
     let session = registry.container(vm, &id).ok_or("no such container")?;
-    if !session.is_over() && !session.is_disconnected() {
+    if !session.has_ended() {
         return Err(format!("container {id} is running"));
     }
     registry.uncontain(vm, &id);
@@ -59,7 +70,12 @@ fn resize(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String>
     let window = Window { rows: cut("row")?, columns: cut("column")? };
     let session = u64::try_from(members.number("seq")?).ok().and_then(|number| registry.numbered(vm, number));
     if let Some(session) = session {
-        session.order(Order::Resize(window));
+        match session.resize(window) {
+            Err(error) if error.raw_os_error() != Some(ESRCH) => {
+                return Err(format!("winsize: {}", errno::describe(&error)));
+            }
+            _ => {}
+        }
     }
     Ok(())
 }

@@ -10,7 +10,7 @@ use crate::proto::clear::shim::{NOT_A_SHIM, Shim, exited};
 use crate::proto::clear::{frame, go, start};
 use crate::sys::signal::{SIGKILL, SIGTERM, SIGWINCH};
 use crate::sys::tty::Window;
-use crate::sys::unix;
+use crate::sys::{errno, unix};
 
 /// Signals below this one may be sent. Upstream's number, which leaves out SIGSYS.
 const SIGNAL_END: i64 = 31;
@@ -187,19 +187,14 @@ fn signal(connection: &mut Connection, payload: &[u8]) -> Result<Answer, String>
         return Ok(Answer::Done(Vec::new()));
     }
     Shim::wait_for_process(connection)?;
-    let process = connection.shim.as_ref().and_then(Shim::process);
-    let Some(process) = process else {
-        return Err(format!("Could not send the signal {name}: no such process"));
-    };
+    // Not earlier: until then there may be no process, or one whose end is about to be told.
     let done = if resizes {
-        process.resize(Window { rows: rows as u16, columns: columns as u16 })
+        session.resize(Window { rows: rows as u16, columns: columns as u16 })
     } else {
-        process.signal(number)
+        session.signal(number)
     };
     match done {
-        // It has just ended, and is about to be told.
-        Err(_) if ends => Ok(Answer::AtItsEnd),
-        Err(error) => Err(format!("Could not send the signal {name}: {}", crate::sys::errno::describe(&error))),
+        Err(error) => Err(format!("Could not send the signal {name}: {}", errno::describe(&error))),
         Ok(()) if ends => Ok(Answer::AtItsEnd),
         Ok(()) => Ok(Answer::Done(Vec::new())),
     }
@@ -227,6 +222,6 @@ pub fn log(payload: &[u8]) -> Result<(), String> {
     if message.is_empty() {
         return Err(invalid("no message".to_owned()));
     }
-    log::log!(level, "{source} {vm}: {message:?}");
+    log::log!(level, "{source} {vm:?}: {message:?}");
     Ok(())
 }

@@ -148,7 +148,9 @@ impl<'a> Connection<'a> {
             }
             if set.ready(1).readable {
                 bell.clear();
-                return Waited::Rung;
+                // By who wants to be the shim in its place, because its client has ended this connection.
+                self.gone = self.is_replaced();
+                return if self.gone { Waited::Gone } else { Waited::Rung };
             }
             if left.is_zero() {
                 return Waited::TimeOver;
@@ -175,7 +177,7 @@ impl<'a> Connection<'a> {
         loop {
             let is_waiting = self.take_frames();
             self.attend();
-            if self.gone {
+            if self.gone || self.is_replaced() {
                 return Ok(());
             }
             self.outgoing.write_to(self.stream.output())?;
@@ -212,21 +214,29 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Writes the last answers, for as long as the client takes some of them and the agent stays.
+    /// Writes the last answers, for as long as the client takes some of them, the agent stays and no other connection wants to go on.
     fn flush(&mut self) -> io::Result<()> {
         let mut set = PollSet::default();
-        while !self.outgoing.is_empty() {
+        while !self.outgoing.is_empty() && !self.is_replaced() {
             set.clear();
             set.watch(self.circumstances.stop, fd::READ);
             set.watch(self.stream.output(), fd::WRITE);
+            let bell = self.bell.as_ref().map(|bell| set.watch(bell.watch(), fd::READ));
             set.wait(Some(LINGER))?;
             self.stopped = set.ready(0).readable;
-            if self.stopped || !set.ready(1).writable {
+            if bell.is_some_and(|bell| set.ready(bell).readable) {
+                self.bell.iter().for_each(|bell| bell.clear());
+            } else if self.stopped || !set.ready(1).writable {
                 return Err(io::ErrorKind::TimedOut.into());
             }
             self.outgoing.write_to(self.stream.output())?;
         }
         Ok(())
+    }
+
+    /// Whether another connection wants to be the shim, because the client has ended this one.
+    fn is_replaced(&self) -> bool {
+        self.shim.as_ref().is_some_and(|shim| shim.session.is_wanted())
     }
 
     /// Whether frames may be acted on: their answers have room.

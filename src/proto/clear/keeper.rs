@@ -1,19 +1,22 @@
 //! Processes without a shim, each looked after by a thread of its own.
 //!
 //! The output of a process without a token is read and thrown away. That of a process whose shim was lost waits in its pipes for the shim to
-//! come back; when it does not, the process is hung up on.
+//! come back; when it does not, the process is hung up on. When the process ends before, it gives up its place, and what it has said waits
+//! beside it, for as long as others need no room for theirs.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::running::Running;
-use crate::exec::{self, BLIND_POLL, HANG_UP_GRACE};
+use crate::exec::{BLIND_POLL, HANG_UP_GRACE};
 use crate::proto::bell::Bell;
 use crate::proto::clear::PROCESSES_MAX;
-use crate::proto::clear::session::{Held, Session, obey};
+use crate::proto::clear::held::Held;
+use crate::proto::clear::session::{Guarded, Session};
 use crate::sys::fd::{self, PollSet};
 
 /// Bytes of the stack of a thread that waits for a process.
@@ -21,6 +24,9 @@ const STACK: usize = 64 << 10;
 
 /// Bytes of one read of what nobody wants.
 const CHUNK: usize = 16 << 10;
+
+/// Bytes of output of all processes that have ended without their shims; beyond it the oldest is thrown away. Four times what one can have.
+pub const RESTS_MAX: usize = 8 << 20;
 
 /// How many processes there are, and when they shall end.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ pub struct Keepers {
     processes: Mutex<usize>,
     threads: Mutex<usize>,
     fewer: Condvar,
+    /// Sessions with output for a shim to come back, oldest first. Some have none any more.
+    rests: Mutex<VecDeque<Weak<Session>>>,
 }
 
 /// A place for one process.
@@ -38,7 +46,7 @@ pub struct Permit(Arc<Keepers>);
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *self.0.processes.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *lock(&self.0.processes) -= 1;
     }
 }
 
@@ -47,19 +55,45 @@ struct Thread(Arc<Keepers>);
 
 impl Drop for Thread {
     fn drop(&mut self) {
-        *self.0.threads.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *lock(&self.0.threads) -= 1;
         self.0.fewer.notify_all();
     }
 }
 
+/// A process whose output nobody wants. It ends when this is dropped, if it has not ended yet: also where there is no thread for it.
+struct Unheard {
+    held: Option<Box<Held>>,
+    session: Arc<Session>,
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        if let Some(held) = self.held.take() {
+            held.end();
+        }
+        self.session.end(0);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics while one of these is locked.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Keepers {
     pub fn new() -> Keepers {
-        Keepers { over: Bell::new(), processes: Mutex::new(0), threads: Mutex::new(0), fewer: Condvar::new() }
+        Keepers {
+            over: Bell::new(),
+            processes: Mutex::new(0),
+            threads: Mutex::new(0),
+            fewer: Condvar::new(),
+            rests: Mutex::default(),
+        }
     }
 
     /// A place for one more process, if there is one.
     pub fn permit(self: &Arc<Keepers>) -> Option<Permit> {
-        let mut processes = self.processes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut processes = lock(&self.processes);
         (*processes < PROCESSES_MAX).then(|| {
             *processes += 1;
             Permit(Arc::clone(self))
@@ -71,40 +105,39 @@ impl Keepers {
         if let Ok(over) = &self.over {
             over.ring();
         }
-        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         let patience = HANG_UP_GRACE + Duration::from_secs(1);
-        let _ = self.fewer.wait_timeout_while(threads, patience, |threads| *threads > 0);
+        let _ = self.fewer.wait_timeout_while(lock(&self.threads), patience, |threads| *threads > 0);
     }
 
-    /// Looks after a process in a thread. Where none is to be had, the process ends.
-    fn spawn(self: &Arc<Keepers>, work: impl FnOnce() + Send + 'static) {
-        *self.threads.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+    /// Does work in a thread. False where none is to be had; then the work was dropped.
+    fn spawn(self: &Arc<Keepers>, work: impl FnOnce() + Send + 'static) -> bool {
+        *lock(&self.threads) += 1;
         let thread = Thread(Arc::clone(self));
         let run = move || {
             work();
             drop(thread);
         };
-        if let Err(error) = thread::Builder::new().stack_size(STACK).spawn(run) {
-            log::warn!("start a thread for a process without a shim: {error}");
+        let spawned = thread::Builder::new().stack_size(STACK).spawn(run);
+        if let Err(error) = &spawned {
+            log::warn!("start a thread for a process without a shim, which ends: {error}");
         }
+        spawned.is_ok()
     }
 
-    /// Reads what a process without a shim says until it has ended. Orders for it come through `session`.
-    pub fn discard(self: &Arc<Keepers>, held: Box<Held>, session: Arc<Session>, bell: Arc<Bell>) {
+    /// Reads what a process without a shim says until it has ended.
+    pub fn discard(self: &Arc<Keepers>, held: Box<Held>, session: Arc<Session>) {
         let keepers = Arc::clone(self);
+        let mut unheard = Unheard { held: Some(held), session };
         self.spawn(move || {
-            let Held { mut running, permit, .. } = *held;
-            running.flows.iter_mut().for_each(|flow| flow.wr = None);
-            if let Err(error) = keepers.drain(&mut running, &session, &bell) {
+            let running = unheard.held.as_mut().map(|held| &mut held.running);
+            if let Some(Err(error)) = running.map(|running| keepers.drain(running)) {
                 log::warn!("wait for a process without a shim: {error}");
             }
-            exec_ended(running);
-            session.end(0);
-            drop(permit);
         });
     }
 
-    fn drain(&self, running: &mut Running, session: &Session, bell: &Bell) -> io::Result<()> {
+    fn drain(&self, running: &mut Running) -> io::Result<()> {
+        running.flows.iter_mut().for_each(|flow| flow.wr = None);
         let mut set = PollSet::default();
         let mut waste = vec![0; CHUNK];
         loop {
@@ -115,7 +148,6 @@ impl Keepers {
             }
             set.clear();
             let over = self.over.as_ref().ok().map(|over| set.watch(over.watch(), fd::READ));
-            let orders = set.watch(bell.watch(), fd::READ);
             let end = running.session.end_watch().filter(|_| running.status.is_none());
             let blind = end.is_none() && running.status.is_none();
             end.map(|end| set.watch(end, fd::READ));
@@ -125,10 +157,6 @@ impl Keepers {
             set.wait(quiet.into_iter().chain(blind.then_some(BLIND_POLL)).min())?;
             if over.is_some_and(|over| set.ready(over).readable) {
                 return Ok(());
-            }
-            if set.ready(orders).readable {
-                bell.clear();
-                session.take_orders().into_iter().for_each(|order| obey(running, order));
             }
             let mut moved = false;
             for (flow, place) in running.flows.iter_mut().zip(outputs) {
@@ -147,36 +175,64 @@ impl Keepers {
         }
     }
 
-    /// Waits for the shim of a process to come back.
+    /// Waits for the shim of a process to come back, or for its end.
     pub fn guard(self: &Arc<Keepers>, session: Arc<Session>, bell: Arc<Bell>, patience: Duration) {
-        let keepers = Arc::clone(self);
-        let guarded = Arc::clone(&session);
-        self.spawn(move || {
-            let mut set = PollSet::default();
-            while let Some(left) = guarded.abandoned(patience) {
-                set.clear();
-                let shim = set.watch(bell.watch(), fd::READ);
-                let over = keepers.over.as_ref().ok().map(|over| set.watch(over.watch(), fd::READ));
-                let waited = set.wait(Some(left));
-                if set.ready(shim).readable {
-                    bell.clear();
-                } else if waited.is_err() || left.is_zero() || over.is_some_and(|over| set.ready(over).readable) {
-                    if let Some(held) = guarded.give_up() {
-                        log::warn!("a process whose shim did not come back is ended");
-                        exec_ended(held.running);
-                    }
-                    return;
+        let (keepers, guarded) = (Arc::clone(self), Arc::clone(&session));
+        if !self.spawn(move || keepers.watch(&guarded, &bell, patience)) {
+            give_up(&session);
+        }
+    }
+
+    fn watch(&self, session: &Arc<Session>, bell: &Bell, patience: Duration) {
+        let mut set = PollSet::default();
+        loop {
+            bell.clear();
+            let (wait, end) = match session.guard(patience) {
+                Guarded::Not => return,
+                Guarded::Rests(held) => {
+                    held.end();
+                    return self.keep(session);
                 }
+                Guarded::TooLong => return give_up(session),
+                Guarded::For(wait, end) => (wait, end),
+            };
+            set.clear();
+            set.watch(bell.watch(), fd::READ);
+            if let Some(end) = &end {
+                set.watch(end.as_fd(), fd::READ);
             }
+            let over = self.over.as_ref().ok().map(|over| set.watch(over.watch(), fd::READ));
+            if set.wait(Some(wait)).is_err() || over.is_some_and(|over| set.ready(over).readable) {
+                return give_up(session);
+            }
+        }
+    }
+
+    /// Lets output of an ended process wait for its shim, if it has any, at the cost of the oldest that waits.
+    pub fn keep(&self, session: &Arc<Session>) {
+        let mut rests = lock(&self.rests);
+        rests.retain(|other| {
+            other.upgrade().is_some_and(|other| other.rest_cost() > 0 && !Arc::ptr_eq(&other, session))
         });
+        rests.push_back(Arc::downgrade(session));
+        let mut cost: usize = rests.iter().filter_map(Weak::upgrade).map(|session| session.rest_cost()).sum();
+        while cost > RESTS_MAX
+            && let Some(oldest) = rests.pop_front()
+        {
+            if let Some(oldest) = oldest.upgrade() {
+                cost = cost.saturating_sub(oldest.rest_cost());
+                log::warn!(
+                    "output of a process whose shim did not come back is thrown away: more than {RESTS_MAX} bytes"
+                );
+                oldest.forget_rest();
+            }
+        }
     }
 }
 
-/// Ends a process, if it has not ended yet, and buries it.
-fn exec_ended(running: Running) {
-    let Running { session, flows, status, .. } = running;
-    drop(flows);
-    if status.is_none() {
-        exec::hang_up(vec![session]);
+fn give_up(session: &Session) {
+    if let Some(held) = session.give_up() {
+        log::warn!("a process whose shim did not come back is ended");
+        held.end();
     }
 }

@@ -43,6 +43,7 @@ mod commands;
 pub mod connection;
 pub mod frame;
 mod go;
+mod held;
 mod keeper;
 mod outgoing;
 pub mod registry;

@@ -112,6 +112,7 @@ impl Registry {
         tokens: i64,
         check: impl FnOnce() -> Result<(), String>,
     ) -> Result<(Arc<Vm>, Vec<String>), String> {
+        let fresh = fresh(tokens);
         let mut state = self.state();
         if state.vms.contains_key(id) {
             return Err(format!("{id}: container already registered"));
@@ -125,7 +126,7 @@ impl Registry {
         }
         let number = state.count;
         state.next.insert(number, IO_BASE_FIRST);
-        match state.allocate(number, tokens) {
+        match state.allocate(number, tokens, fresh) {
             Ok(tokens) => {
                 state.count += 1;
                 let vm = Arc::new(Vm { id: id.to_owned(), number });
@@ -144,9 +145,10 @@ impl Registry {
     /// # Errors
     /// The text for the client.
     pub fn attach(&self, id: &str, tokens: i64) -> Result<(Arc<Vm>, Vec<String>), String> {
+        let fresh = fresh(tokens);
         let mut state = self.state();
         let vm = state.vms.get(id).cloned().ok_or_else(|| unknown(id))?;
-        let tokens = state.allocate(vm.number, tokens)?;
+        let tokens = state.allocate(vm.number, tokens, fresh)?;
         Ok((vm, tokens))
     }
 
@@ -208,7 +210,7 @@ impl Registry {
             state.sweep();
         }
         let key = (vm.number, id.to_owned());
-        if state.containers.get(&key).is_some_and(|other| !has_ended(other)) {
+        if state.containers.get(&key).is_some_and(|other| !other.has_ended()) {
             return Err(format!("container {id} exists already"));
         }
         state.containers.insert(key, Arc::clone(session));
@@ -226,18 +228,13 @@ impl Registry {
     }
 }
 
-/// Whether a container's first process has ended.
-fn has_ended(session: &Arc<Session>) -> bool {
-    session.is_over() || session.is_disconnected()
-}
-
 fn unknown(id: &str) -> String {
     format!("unknown containerID: {id}")
 }
 
 impl State {
-    /// So many new tokens of a machine; none for a number below 1.
-    fn allocate(&mut self, vm: u64, count: i64) -> Result<Vec<String>, String> {
+    /// So many new tokens of a machine, which are these; none for a number below 1.
+    fn allocate(&mut self, vm: u64, count: i64, fresh: io::Result<Vec<String>>) -> Result<Vec<String>, String> {
         let count = usize::try_from(count).unwrap_or(0);
         if count == 0 {
             return Ok(Vec::new());
@@ -246,13 +243,15 @@ impl State {
             return Err(format!("{count} tokens at once are over the limit of {TOKENS_REQUEST_MAX}"));
         }
         if self.is_full(vm, count).is_some() {
-            self.sessions.retain(|_, session| !session.is_history());
+            let next = &self.next;
+            // A shim that has gone again may have kept one of a machine that is no more.
+            let is_orphan = |session: &Session| session.is_unused() && !next.contains_key(&session.vm);
+            self.sessions.retain(|_, session| !session.is_history() && !is_orphan(session));
         }
         if let Some(why) = self.is_full(vm, count) {
             return Err(why);
         }
         let mut next = *self.next.get(&vm).ok_or("the virtual machine is not registered any more")?;
-        let fresh = (0..count).map(|_| token()).collect::<io::Result<Vec<_>>>();
         let tokens = fresh.map_err(|error| format!("make a token: {error}"))?;
         for token in &tokens {
             self.sessions.insert(token.clone(), Arc::new(Session::new(token.clone(), next, vm)));
@@ -274,20 +273,21 @@ impl State {
 
     /// Forgets containers that have ended.
     fn sweep(&mut self) {
-        self.containers.retain(|_, session| !has_ended(session));
+        self.containers.retain(|_, session| !session.has_ended());
     }
 }
 
-fn token() -> io::Result<String> {
-    Ok(BASE64URL.encode(&random::getrandom::<TOKEN_BYTES>()?))
+/// So many tokens, if a request may ask for that many. Made before anything is locked: early in its boot a machine may have to wait for random
+/// bytes.
+fn fresh(count: i64) -> io::Result<Vec<String>> {
+    let count = usize::try_from(count).unwrap_or(0);
+    let count = if count > TOKENS_REQUEST_MAX { 0 } else { count };
+    (0..count).map(|_| Ok(BASE64URL.encode(&random::getrandom::<TOKEN_BYTES>()?))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    use crate::proto::bell::Bell;
-    use crate::proto::clear::session::Order;
 
     #[test]
     fn tokens_whose_shims_have_left_are_known_for_a_while() {
@@ -310,8 +310,7 @@ mod tests {
     fn containers_are_remembered_until_there_are_too_many_that_have_ended() {
         let registry = Registry::default();
         let (vm, _) = registry.register("vm", 0, || Ok(())).expect("a machine");
-        let bell = Arc::new(Bell::new().expect("a pipe"));
-        let session = || Arc::new(Session::without_shim(vm.number, Arc::clone(&bell)));
+        let session = || Arc::new(Session::without_shim(vm.number));
         let ended = session();
         ended.end(0);
         registry.contain(&vm, "ended", &ended).expect("a name");
@@ -322,16 +321,5 @@ mod tests {
         registry.contain(&vm, "more", &session()).expect("a new name");
         assert!(registry.container(&vm, "ended").is_none() && registry.container(&vm, "1").is_some());
         assert_eq!(registry.contain(&vm, "1", &session()), Err("container 1 exists already".to_owned()));
-    }
-
-    #[test]
-    fn orders_that_nobody_takes_do_not_pile_up() {
-        let session = Session::without_shim(0, Arc::new(Bell::new().expect("a pipe")));
-        assert!((0..64).all(|_| session.order(Order::Signal(1))));
-        assert!(!session.order(Order::Signal(1)));
-        assert_eq!(session.take_orders().len(), 64);
-        assert!(session.order(Order::Signal(1)));
-        session.end(0);
-        assert!(!session.order(Order::Signal(1)) && session.is_over());
     }
 }

@@ -2,42 +2,26 @@
 //!
 //! ```text
 //! IDLE --command--> STARTING --started--> READY --shim--> TAKEN --ended--> OVER
-//!   ^------failed------'                    ^----shim lost----'
+//!   ^------failed------'                    ^----shim lost----'              ^
+//!                                           '------ended without a shim------'
 //! ```
-//! A process belongs to the connection of its shim, and while there is none to its session. DISCONNECTED comes from anywhere.
+//! A process belongs to the connection of its shim, and while there is none to its session. When the shim takes its leave, the process is
+//! LEFT, and with or without one the session is DISCONNECTED in the end.
 
+use std::io;
 use std::mem;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::engine::running::Running;
+use crate::exec::remote::Remote;
 use crate::proto::bell::Bell;
-use crate::proto::clear::keeper::Permit;
+use crate::proto::clear::held::Held;
 use crate::proto::clear::outgoing::Outgoing;
 use crate::stream::Stream;
 use crate::sys::fd;
-use crate::sys::process::Status;
+use crate::sys::file::ESRCH;
 use crate::sys::tty::Window;
-
-/// Orders for a process that nobody has looked at. Its shim's connection takes them at once, unless it is being held up.
-const ORDERS_MAX: usize = 64;
-
-/// A process, and what is to be told of it.
-#[derive(Debug)]
-pub struct Held {
-    pub running: Running,
-    /// Frames that its shim has not been given.
-    pub outgoing: Outgoing,
-    pub terminal: bool,
-    pub permit: Permit,
-}
-
-/// What to do to a process, asked for by another connection than its shim's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
-    Signal(i32),
-    Resize(Window),
-}
 
 #[derive(Debug)]
 enum Phase {
@@ -47,14 +31,16 @@ enum Phase {
     Taken,
     /// The code, for a shim that comes back.
     Over(u8),
+    /// Its process goes on without a shim; none can come.
+    Left,
     Disconnected,
 }
 
-/// Who is a session's shim, or keeps it instead of one.
+/// Who is a session's shim.
 #[derive(Debug)]
 struct Shim {
     bell: Arc<Bell>,
-    stream: Option<Arc<Stream>>,
+    stream: Arc<Stream>,
 }
 
 #[derive(Debug)]
@@ -65,12 +51,14 @@ struct State {
     starter: Option<Arc<Bell>>,
     /// Told of the shim's end: the connection that wants to be the next one.
     next: Option<Arc<Bell>>,
-    /// Told of a new shim: who looks after the process that has none.
-    keeper: Option<Arc<Bell>>,
+    /// Told of a new shim: who guards the process that has none.
+    guard: Option<Arc<Bell>>,
     /// When the last shim was lost.
     lost: Instant,
-    rest: Option<Rest>,
-    orders: Vec<Order>,
+    /// Output of a process that has ended, for a shim that was lost before it had all of it.
+    rest: Outgoing,
+    /// Reaches the process from any connection.
+    remote: Option<Arc<Remote>>,
 }
 
 /// What a shim finds when it takes its session.
@@ -79,14 +67,7 @@ pub enum Found {
     /// No process yet.
     Nothing,
     Process(Box<Held>),
-    Ended(u8, Option<Rest>),
-}
-
-/// Output of a process that has ended, for a shim that was lost before it had all of it.
-#[derive(Debug)]
-pub struct Rest {
-    pub outgoing: Outgoing,
-    pub permit: Permit,
+    Ended(u8, Outgoing),
 }
 
 /// Why a session cannot be claimed.
@@ -96,6 +77,19 @@ pub enum Claimed {
     ByAnother,
     /// Its client has gone, and its connection will see that in a moment.
     ByOneThatLeaves,
+}
+
+/// What there is to do for who guards a process.
+#[derive(Debug)]
+pub enum Guarded {
+    /// Nothing any more: a shim has come, or the process has ended and has nothing left to say.
+    Not,
+    /// The process has ended, and its output waits for the shim without it.
+    Rests(Box<Held>),
+    /// The shim has had its time.
+    TooLong,
+    /// To wait so long at the most, and for the end of the process.
+    For(Duration, Option<OwnedFd>),
 }
 
 #[derive(Debug)]
@@ -108,13 +102,6 @@ pub struct Session {
     state: Mutex<State>,
 }
 
-impl State {
-    /// Whether something waits for a shim, and there is none.
-    fn is_abandoned(&self) -> bool {
-        self.shim.is_none() && (matches!(self.phase, Phase::Ready(_)) || self.rest.is_some())
-    }
-}
-
 impl Session {
     pub fn new(token: String, io_base: u64, vm: u64) -> Session {
         let state = State {
@@ -122,22 +109,18 @@ impl Session {
             shim: None,
             starter: None,
             next: None,
-            keeper: None,
+            guard: None,
             lost: Instant::now(),
-            rest: None,
-            orders: Vec::new(),
+            rest: Outgoing::default(),
+            remote: None,
         };
         Session { token, io_base, vm, state: Mutex::new(state) }
     }
 
-    /// The session of a process without a token, whose keeper's bell this is.
-    pub fn without_shim(vm: u64, bell: Arc<Bell>) -> Session {
+    /// The session of a process without a token.
+    pub fn without_shim(vm: u64) -> Session {
         let session = Session::new(String::new(), 1, vm);
-        {
-            let mut state = session.state();
-            state.phase = Phase::Taken;
-            state.shim = Some(Shim { bell, stream: None });
-        }
+        session.state().phase = Phase::Left;
         session
     }
 
@@ -146,32 +129,37 @@ impl Session {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a connection its shim. When its last shim leaves, the bell is rung as soon as it has.
+    /// Makes a connection its shim. When its last shim leaves, that is told to hurry, and the bell is rung as soon as it has left.
     pub fn claim(&self, bell: &Arc<Bell>, stream: &Arc<Stream>) -> Result<(), Claimed> {
         let mut state = self.state();
-        if matches!(state.phase, Phase::Disconnected) {
+        if matches!(state.phase, Phase::Left | Phase::Disconnected) {
             return Err(Claimed::ByAnother);
         }
         if let Some(shim) = &state.shim {
-            let leaves = |stream: &Arc<Stream>| {
-                fd::wait_for(stream.input(), fd::PEER_ENDED, Some(Duration::ZERO)).is_ok_and(|ready| ready.hung_up)
-            };
-            if !shim.stream.as_ref().is_some_and(leaves) {
+            let ended = fd::wait_for(shim.stream.input(), fd::PEER_ENDED, Some(Duration::ZERO));
+            if !ended.is_ok_and(|ready| ready.hung_up) {
                 return Err(Claimed::ByAnother);
             }
+            shim.bell.ring();
             state.next = Some(Arc::clone(bell));
             return Err(Claimed::ByOneThatLeaves);
         }
-        state.shim = Some(Shim { bell: Arc::clone(bell), stream: Some(Arc::clone(stream)) });
-        state.starter.iter().chain(&state.keeper).for_each(|bell| bell.ring());
+        state.shim = Some(Shim { bell: Arc::clone(bell), stream: Arc::clone(stream) });
+        state.next = None;
+        state.starter.iter().chain(&state.guard).for_each(|bell| bell.ring());
         Ok(())
+    }
+
+    /// Whether another connection wants to be the shim, because its client has seen the end of this one.
+    pub fn is_wanted(&self) -> bool {
+        self.state().next.is_some()
     }
 
     /// Gives its shim the process, if there is one that it does not have.
     pub fn take(&self) -> Found {
         let mut state = self.state();
         if let Phase::Over(code) = state.phase {
-            return Found::Ended(code, state.rest.take());
+            return Found::Ended(code, mem::take(&mut state.rest));
         }
         if !matches!(state.phase, Phase::Ready(_)) {
             return Found::Nothing;
@@ -182,45 +170,44 @@ impl Session {
         }
     }
 
-    /// Its shim's connection has ended. True when something is left that nobody looks after; then its keeper is to come.
-    pub fn release(&self, held: Option<Box<Held>>, rest: Option<Rest>, keeper: &Arc<Bell>) -> bool {
+    /// Its shim's connection has ended, and gives back what it has: the process, or what it had left to say. True when the process is to be
+    /// guarded, by who waits for this bell.
+    pub fn release(&self, held: Option<Box<Held>>, rest: Outgoing, guard: &Arc<Bell>) -> bool {
         let mut state = self.state();
         state.shim = None;
         state.lost = Instant::now();
-        state.rest = rest;
-        if let Some(held) = held {
-            state.phase = Phase::Ready(held);
+        match held {
+            Some(held) => state.phase = Phase::Ready(held),
+            None if matches!(state.phase, Phase::Over(_)) => state.rest = rest,
+            None => {}
         }
-        state.next.take().iter().chain(&state.keeper).for_each(|bell| bell.ring());
-        state.is_abandoned() && state.keeper.replace(Arc::clone(keeper)).is_none()
+        state.next.take().iter().for_each(|bell| bell.ring());
+        state.is_to_be_guarded(guard)
     }
 
-    /// Its shim takes its leave, and nobody shall claim it any more. The process, if one is left, is now its keeper's, who has this bell.
-    pub fn disconnect(&self, held: Option<Box<Held>>, keeper: &Arc<Bell>) -> Option<Box<Held>> {
+    /// Its shim takes its leave, and nobody shall claim it any more. Gives the process, if one is left.
+    pub fn disconnect(&self, held: Option<Box<Held>>) -> Option<Box<Held>> {
         let mut state = self.state();
         state.shim = None;
-        state.starter.iter().chain(&state.next).for_each(|bell| bell.ring());
-        if matches!(state.phase, Phase::Over(_)) {
-            return None;
-        }
+        state.starter.iter().chain(&state.next).chain(&state.guard).for_each(|bell| bell.ring());
+        state.rest = Outgoing::default();
         let held = match mem::replace(&mut state.phase, Phase::Disconnected) {
             Phase::Ready(held) => Some(held),
             _ => held,
         };
         if held.is_some() {
-            state.phase = Phase::Taken;
-            state.shim = Some(Shim { bell: Arc::clone(keeper), stream: None });
+            state.phase = Phase::Left;
         }
         held
     }
 
-    /// Its process has ended, and its end is on its way to the shim.
+    /// Its process has ended, and its end is on its way to the shim, if it can have one.
     pub fn end(&self, code: u8) {
         let mut state = self.state();
-        if !matches!(state.phase, Phase::Disconnected) {
-            state.phase = Phase::Over(code);
-        }
-        state.orders.clear();
+        state.phase = match state.phase {
+            Phase::Left | Phase::Disconnected => Phase::Disconnected,
+            _ => Phase::Over(code),
+        };
     }
 
     /// Reserves it for a command that starts a process. False: it has had one, or is about to. The bell is rung when a shim comes.
@@ -243,9 +230,9 @@ impl Session {
         }
     }
 
-    /// The command has started a process: true when there is no shim, and its keeper is to come. A session that has been left meanwhile gives
-    /// it back.
-    pub fn start(&self, held: Box<Held>, keeper: &Arc<Bell>) -> Result<bool, Box<Held>> {
+    /// The command has started a process: true when there is no shim, and the process is to be guarded by who waits for this bell. A session
+    /// that has been left meanwhile gives it back.
+    pub fn start(&self, held: Box<Held>, guard: &Arc<Bell>) -> Result<bool, Box<Held>> {
         let mut state = self.state();
         state.starter = None;
         if !matches!(state.phase, Phase::Starting) {
@@ -254,9 +241,13 @@ impl Session {
         state.phase = Phase::Ready(held);
         if let Some(shim) = &state.shim {
             shim.bell.ring();
-            return Ok(false);
         }
-        Ok(state.keeper.replace(Arc::clone(keeper)).is_none())
+        Ok(state.is_to_be_guarded(guard))
+    }
+
+    /// Reaches its process by this from now on.
+    pub fn reach_by(&self, remote: Arc<Remote>) {
+        self.state().remote = Some(remote);
     }
 
     pub fn has_shim(&self) -> bool {
@@ -265,12 +256,17 @@ impl Session {
 
     /// Whether no process will ever be started in it any more.
     pub fn is_disconnected(&self) -> bool {
-        matches!(self.state().phase, Phase::Disconnected)
+        matches!(self.state().phase, Phase::Left | Phase::Disconnected)
     }
 
     /// Whether a process has been started in it.
     pub fn has_started(&self) -> bool {
         matches!(self.state().phase, Phase::Ready(_) | Phase::Taken | Phase::Over(_))
+    }
+
+    /// Whether it had a process, which has ended.
+    pub fn has_ended(&self) -> bool {
+        matches!(self.state().phase, Phase::Over(_) | Phase::Disconnected)
     }
 
     /// Whether its process has ended, and no shim is there.
@@ -285,68 +281,81 @@ impl Session {
         state.shim.is_none() && matches!(state.phase, Phase::Idle)
     }
 
-    /// Whether its process has ended.
-    pub fn is_over(&self) -> bool {
-        matches!(self.state().phase, Phase::Over(_))
+    /// Sends a signal to its process and the process group of that. ESRCH when there is none, or it has ended.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        self.remote()?.signal(signal)
     }
 
-    /// Does something to its process, or lets it be done by who has it. False: there is none.
-    pub fn order(&self, order: Order) -> bool {
+    /// Tells its process's terminal its size. Without a terminal nothing happens. ESRCH when there is no process.
+    pub fn resize(&self, window: Window) -> io::Result<()> {
+        self.remote()?.resize(window)
+    }
+
+    fn remote(&self) -> io::Result<Arc<Remote>> {
+        self.state().remote.clone().ok_or_else(|| io::Error::from_raw_os_error(ESRCH))
+    }
+
+    /// Looks after the process without a shim. What an ended one has said is read to where a shim finds it.
+    pub fn guard(&self, patience: Duration) -> Guarded {
         let mut state = self.state();
-        if let Phase::Ready(held) = &state.phase {
-            obey(&held.running, order);
-            return true;
+        let state = &mut *state;
+        let now = Instant::now();
+        let left = (state.lost + patience).saturating_duration_since(now);
+        let (code, wait) = match &mut state.phase {
+            Phase::Ready(held) if state.shim.is_none() => (held.drain(now), held.wait(now)),
+            _ => {
+                state.guard = None;
+                return Guarded::Not;
+            }
+        };
+        let Some(code) = code else {
+            let (wait, end) = wait;
+            return if left.is_zero() { Guarded::TooLong } else { Guarded::For(wait.unwrap_or(left).min(left), end) };
+        };
+        state.guard = None;
+        match mem::replace(&mut state.phase, Phase::Over(code)) {
+            Phase::Ready(mut held) => {
+                state.rest = mem::take(&mut held.outgoing);
+                Guarded::Rests(held)
+            }
+            _ => Guarded::Not,
         }
-        if !matches!(state.phase, Phase::Taken) || state.orders.len() == ORDERS_MAX {
-            return false;
-        }
-        state.orders.push(order);
-        state.shim.iter().for_each(|shim| shim.bell.ring());
-        true
-    }
-
-    /// The orders that have come for who has the process.
-    pub fn take_orders(&self) -> Vec<Order> {
-        mem::take(&mut self.state().orders)
-    }
-
-    /// For who looks after a process without a shim: how long still, or `None` when there is nothing to look after any more.
-    pub fn abandoned(&self, patience: Duration) -> Option<Duration> {
-        let mut state = self.state();
-        if !state.is_abandoned() {
-            state.keeper = None;
-            return None;
-        }
-        Some((state.lost + patience).saturating_duration_since(Instant::now()))
     }
 
     /// Takes the process whose shim has not come back.
     pub fn give_up(&self) -> Option<Box<Held>> {
         let mut state = self.state();
-        state.keeper = None;
-        if !state.is_abandoned() {
+        state.guard = None;
+        if state.shim.is_some() || !matches!(state.phase, Phase::Ready(_)) {
             return None;
         }
-        state.rest = None;
         match mem::replace(&mut state.phase, Phase::Disconnected) {
             Phase::Ready(held) => Some(held),
             _ => None,
         }
     }
-}
 
-/// Does to a process what another connection has asked for.
-pub fn obey(running: &Running, order: Order) {
-    let done = match order {
-        Order::Signal(signal) => running.session.signal(signal),
-        Order::Resize(window) => running.session.resize(window),
-    };
-    if let Err(error) = done {
-        log::debug!("{order:?}: {error}");
+    /// What the output costs in bytes that waits for a shim to come back.
+    pub fn rest_cost(&self) -> usize {
+        self.state().rest.cost()
+    }
+
+    /// Throws that output away.
+    pub fn forget_rest(&self) {
+        self.state().rest = Outgoing::default();
     }
 }
 
-/// The exit code on the wire: 128 and the signal for a death by one.
-pub fn code(status: Status) -> u8 {
-    (status.code() & 0xff) as u8
+impl State {
+    /// Whether a process has nobody who looks after it, who has this bell from now on.
+    fn is_to_be_guarded(&mut self, bell: &Arc<Bell>) -> bool {
+        if let Some(guard) = &self.guard {
+            // It has not seen yet that a shim had come, who has gone again: it goes on, and has longer to wait.
+            guard.ring();
+            return false;
+        }
+        let is_alone = self.shim.is_none() && matches!(self.phase, Phase::Ready(_));
+        self.guard = is_alone.then(|| Arc::clone(bell));
+        is_alone
+    }
 }

@@ -1,21 +1,16 @@
 //! A connection as the shim of a session: the streams of the process, and its end.
 
-use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::engine::running::Running;
-use crate::engine::{CHUNK, PIPE_FULL};
-use crate::exec;
 use crate::proto::bell::Bell;
 use crate::proto::clear::connection::{Connection, Waited};
-use crate::proto::clear::frame::{self, Kind, PROCESS_EXITED, STDERR, STDOUT};
-use crate::proto::clear::keeper::Permit;
+use crate::proto::clear::frame::{self, Kind, PROCESS_EXITED};
+use crate::proto::clear::held::Held;
 use crate::proto::clear::outgoing::Outgoing;
 use crate::proto::clear::registry::Registry;
-use crate::proto::clear::session::{self, Found, Held, Rest, Session, obey};
-use crate::sys::fd;
+use crate::proto::clear::session::{Found, Session};
 
 /// What a connection has of a session.
 pub struct Shim {
@@ -23,10 +18,8 @@ pub struct Shim {
     held: Option<Box<Held>>,
     /// The end of the process has been told.
     over: bool,
-    /// That of the connection; and when it has ended, of who looks after the process.
+    /// That of the connection; and when it has ended, of who guards the process.
     bell: Arc<Bell>,
-    /// The place of a process that has ended, whose output may not be written yet.
-    permit: Option<Permit>,
 }
 
 /// Tells that a process has ended.
@@ -37,7 +30,7 @@ pub fn exited(outgoing: &mut Outgoing, code: u8) {
 impl Shim {
     /// The shim of a session that this connection has claimed.
     pub fn of(session: Arc<Session>, bell: Arc<Bell>) -> Shim {
-        Shim { session, held: None, over: false, bell, permit: None }
+        Shim { session, held: None, over: false, bell }
     }
 
     /// The process, from its start to its end.
@@ -55,7 +48,7 @@ impl Shim {
         self.running().map_or(0, |running| running.flows.iter().map(|flow| flow.queued()).sum())
     }
 
-    /// Takes over a process that was started, does what others ask of it, and tells its end once all its output is under way.
+    /// Takes over a process that was started, and tells its end once all its output is under way.
     pub fn attend(&mut self, outgoing: &mut Outgoing) {
         if self.held.is_none() && !self.over {
             match self.session.take() {
@@ -65,31 +58,21 @@ impl Shim {
                     self.held = Some(held);
                 }
                 Found::Ended(code, rest) => {
-                    if let Some(Rest { outgoing: rest, permit }) = rest {
-                        outgoing.append(rest);
-                        self.permit = Some(permit);
-                    }
+                    outgoing.append(rest);
                     exited(outgoing, code);
                     self.over = true;
                 }
             }
         }
-        if outgoing.is_empty() {
-            self.permit = None;
-        }
         let Some(held) = &mut self.held else { return };
-        self.session.take_orders().into_iter().for_each(|order| obey(&held.running, order));
         let now = Instant::now();
         if held.running.session.end_watch().is_none() {
             held.running.look(now);
         }
-        if held.running.is_complete(now)
-            && let Some(status) = held.running.status
-        {
-            let code = session::code(status);
+        if let Some(code) = held.code(now) {
             exited(outgoing, code);
             self.session.end(code);
-            self.permit = self.held.take().map(|held| held.permit);
+            self.held = None;
             self.over = true;
         }
     }
@@ -143,25 +126,8 @@ impl Shim {
 
     /// Reads output of the process.
     pub fn read(&mut self, index: usize, share: usize, outgoing: &mut Outgoing) {
-        let Some(held) = &mut self.held else { return };
-        let running = &mut held.running;
-        let flow = &mut running.flows[index];
-        let Some(rd) = &flow.rd else { return };
-        let opcode = if flow.number == 2 { STDERR } else { STDOUT };
-        match outgoing.read_from(rd.as_fd(), opcode, share.min(flow.chunk)) {
-            Ok(count @ 1..) => {
-                if count == flow.chunk {
-                    flow.chunk = (flow.chunk * 4).min(CHUNK);
-                }
-                if count == PIPE_FULL {
-                    // Refused for terminals and users over their limit; then it stays as it is.
-                    let _ = fd::set_pipe_size(rd.as_fd(), CHUNK);
-                }
-                running.quiet_since = running.quiet_since.map(|_| Instant::now());
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            // EIO is how a terminal says that its last user has gone.
-            Ok(0) | Err(_) => flow.rd = None,
+        if let Some(held) = &mut self.held {
+            held.read(index, share, outgoing);
         }
     }
 
@@ -180,22 +146,23 @@ impl Shim {
     /// Takes its leave: nobody shall have the session any more.
     pub fn disconnect(self, registry: &Registry) {
         registry.bury(&self.session);
-        if let Some(held) = self.session.disconnect(self.held, &self.bell) {
-            registry.keepers.discard(held, self.session, self.bell);
+        if let Some(held) = self.session.disconnect(self.held) {
+            registry.keepers.discard(held, self.session);
         }
     }
 
     /// The connection is lost; the session waits for its shim to come back.
     pub fn lose(self, outgoing: Outgoing, registry: &Registry) {
-        let outgoing = outgoing.for_another();
-        let (mut held, mut rest) = (self.held, None);
-        match (&mut held, self.permit) {
-            (Some(held), _) => held.outgoing = outgoing,
-            (None, Some(permit)) if !outgoing.is_empty() => rest = Some(Rest { outgoing, permit }),
-            (None, _) => {}
-        }
-        if self.session.release(held, rest, &self.bell) {
+        let mut outgoing = outgoing.for_another();
+        let held = self.held.map(|mut held| {
+            held.outgoing = std::mem::take(&mut outgoing);
+            held
+        });
+        let has_rest = !outgoing.is_empty();
+        if self.session.release(held, outgoing, &self.bell) {
             registry.keepers.guard(self.session, self.bell, registry.times.abandoned);
+        } else if has_rest {
+            registry.keepers.keep(&self.session);
         }
     }
 
@@ -203,16 +170,7 @@ impl Shim {
     pub fn hang_up(mut self) {
         // It may have been started just now.
         self.attend(&mut Outgoing::default());
-        if let Some(Held { running, .. }) = self.held.map(|held| *held) {
-            let Running { session, flows, .. } = running;
-            drop(flows);
-            exec::hang_up(vec![session]);
-        }
-    }
-
-    /// The process, to signal it.
-    pub fn process(&self) -> Option<&exec::Session> {
-        self.running().map(|running| &running.session)
+        self.held.into_iter().for_each(|held| held.end());
     }
 }
 

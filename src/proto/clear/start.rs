@@ -11,9 +11,10 @@ use crate::exec;
 use crate::proto::bell::Bell;
 use crate::proto::clear::connection::{Connection, Waited};
 use crate::proto::clear::go::{self, Members};
+use crate::proto::clear::held::Held;
 use crate::proto::clear::outgoing::Outgoing;
 use crate::proto::clear::registry::Vm;
-use crate::proto::clear::session::{Held, Session};
+use crate::proto::clear::session::Session;
 use crate::proto::clear::{ID_MAX, PROCESSES_MAX, agent};
 use crate::proto::hyper::commands;
 use crate::proto::hyper::process::{self, Process};
@@ -176,10 +177,9 @@ fn start_without_shim(
     container: Option<String>,
     process: Process,
 ) -> Result<Vec<u8>, String> {
-    let bell = Arc::new(Bell::new().map_err(|error| format!("make a pipe: {error}"))?);
-    let session = Arc::new(Session::without_shim(vm.number, Arc::clone(&bell)));
+    let session = Arc::new(Session::without_shim(vm.number));
     let held = launch(connection, vm, container.as_deref(), process, &session)?;
-    connection.registry().keepers.discard(held, session, bell);
+    connection.registry().keepers.discard(held, session);
     Ok(Vec::new())
 }
 
@@ -199,7 +199,8 @@ fn launch(
         registry.contain(vm, id, session).map_err(agent_error)?;
     }
     match exec::start(&process.program) {
-        Ok((program, channels)) => {
+        Ok((mut program, channels)) => {
+            session.reach_by(program.remote());
             let running = Running::new(0, program, channels, None, process.terminal);
             Ok(Box::new(Held { running, outgoing: Outgoing::default(), terminal: process.terminal, permit }))
         }

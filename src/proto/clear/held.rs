@@ -1,0 +1,96 @@
+//! A process as its shim's connection, or its session without one, has it.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use crate::engine::running::Running;
+use crate::engine::{CHUNK, PIPE_FULL};
+use crate::exec::{self, BLIND_POLL};
+use crate::proto::clear::frame::{STDERR, STDOUT};
+use crate::proto::clear::keeper::Permit;
+use crate::proto::clear::outgoing::Outgoing;
+use crate::sys::fd;
+
+/// Bytes of output of an ended process that wait for its shim. Its last shim's connection had a megabyte of them at the most, its two pipes have
+/// `CHUNK` each; more comes only from what it has left behind.
+const REST_MAX: usize = 2 << 20;
+
+/// A process, and what is to be told of it.
+#[derive(Debug)]
+pub struct Held {
+    pub running: Running,
+    /// Frames that its shim has not been given.
+    pub outgoing: Outgoing,
+    pub terminal: bool,
+    pub permit: Permit,
+}
+
+impl Held {
+    /// Reads output into frames. False: there is none now.
+    pub fn read(&mut self, index: usize, limit: usize, outgoing: &mut Outgoing) -> bool {
+        let running = &mut self.running;
+        let flow = &mut running.flows[index];
+        let Some(rd) = &flow.rd else { return false };
+        let opcode = if flow.number == 2 { STDERR } else { STDOUT };
+        match outgoing.read_from(rd.as_fd(), opcode, limit.min(flow.chunk)) {
+            Ok(count @ 1..) => {
+                if count == flow.chunk {
+                    flow.chunk = (flow.chunk * 4).min(CHUNK);
+                }
+                if count == PIPE_FULL {
+                    // Refused for terminals and users over their limit; then it stays as it is.
+                    let _ = fd::set_pipe_size(rd.as_fd(), CHUNK);
+                }
+                running.quiet_since = running.quiet_since.map(|_| Instant::now());
+                return true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // EIO is how a terminal says that its last user has gone.
+            Ok(0) | Err(_) => flow.rd = None,
+        }
+        false
+    }
+
+    /// The code of the process, if it has ended and all its output has been read.
+    pub fn code(&mut self, now: Instant) -> Option<u8> {
+        if !self.running.is_complete(now) {
+            return None;
+        }
+        // 128 and the signal for a death by one.
+        self.running.status.map(|status| (status.code() & 0xff) as u8)
+    }
+
+    /// Reads what an ended process has said, for a shim that comes later; gives its code once that is all.
+    pub fn drain(&mut self, now: Instant) -> Option<u8> {
+        self.running.look(now);
+        self.running.status?;
+        let mut outgoing = std::mem::take(&mut self.outgoing);
+        for index in 0..self.running.flows.len() {
+            while outgoing.cost() < REST_MAX && self.read(index, CHUNK, &mut outgoing) {}
+        }
+        outgoing.trim();
+        self.outgoing = outgoing;
+        self.code(now)
+    }
+
+    /// How long nothing can happen to it that no descriptor tells of, and the descriptor that tells its end, while that is to come.
+    pub fn wait(&self, now: Instant) -> (Option<Duration>, Option<OwnedFd>) {
+        if self.running.status.is_none() {
+            let end = self.running.session.end_watch().and_then(|end| end.try_clone_to_owned().ok());
+            return (end.is_none().then_some(BLIND_POLL), end);
+        }
+        let is_full = self.outgoing.cost() >= REST_MAX;
+        let quiet = self.running.deadline().filter(|_| !is_full);
+        (quiet.map(|until| until.saturating_duration_since(now)), None)
+    }
+
+    /// Ends the process, if it has not ended yet, and buries it.
+    pub fn end(self) {
+        let Running { session, flows, status, .. } = self.running;
+        drop(flows);
+        if status.is_none() {
+            exec::hang_up(vec![session]);
+        }
+    }
+}
