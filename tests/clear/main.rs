@@ -11,6 +11,7 @@ mod bulk;
 mod client;
 mod commands;
 mod golden;
+mod left;
 mod limits;
 mod processes;
 mod shims;

@@ -236,3 +236,35 @@ fn give_up(session: &Session) {
         held.end();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use crate::proto::clear::frame::{self, Kind, STDOUT};
+    use crate::proto::clear::outgoing::Outgoing;
+
+    /// A session whose process has ended and left so much output.
+    fn ended(bytes: usize) -> Arc<Session> {
+        let session = Arc::new(Session::new(String::new(), 3, 0));
+        session.end(0);
+        let mut rest = Outgoing::default();
+        rest.push(frame::header(Kind::Stream, STDOUT, bytes), vec![0; bytes]);
+        assert!(!session.release(None, rest, &Arc::new(Bell::new().expect("a pipe"))));
+        session
+    }
+
+    #[test]
+    fn output_for_shims_that_do_not_come_back_has_a_limit_and_the_oldest_goes_first() {
+        let keepers = Keepers::new();
+        let small = ended(1);
+        let overhead = small.rest_cost() - 1;
+        let sessions = [1 << 20, 3 << 20, 4 << 20].map(|cost| ended(cost - overhead));
+        sessions.iter().for_each(|session| keepers.keep(session));
+        let costs = || sessions.iter().map(|session| session.rest_cost()).collect::<Vec<_>>();
+        assert_eq!(costs(), [1 << 20, 3 << 20, 4 << 20]);
+        keepers.keep(&small);
+        assert_eq!(costs(), [0, 3 << 20, 4 << 20]);
+        assert!(small.rest_cost() > 0);
+    }
+}

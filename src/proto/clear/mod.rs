@@ -29,7 +29,10 @@
 //! - Programs run here, in no container; `ctlSerial` and `ioSerial` are not opened, and frames and messages may be longer.
 //! - A shim that lost its connection gets its session back with its token: the process goes on, frames that were not written in full are
 //!   written again, and so is the exit code. What the kernel had taken for the old connection is gone with it. A process whose shim does
-//!   not come back within `Times::abandoned` is hung up on.
+//!   not come back within `Times::abandoned` is hung up on; what one has said that ends before waits on, up to `keeper::RESTS_MAX` of all.
+//! - Input is neither lost nor without a limit: of a shim that has sent a megabyte more than its process reads, nothing is read until that reads
+//!   some, its signals behind that input neither. `killcontainer` and `signalprocess` on another connection get through, and a signal of the same
+//!   shim when it comes back with its token.
 //! - Every process can be signalled. After signal 9 or 15 the response comes behind ProcessExited, as upstream's client library wants
 //!   it; when the process takes longer than `Times::end` or the client sends its next command, the response comes first, and that library
 //!   takes it for an error although the signal was sent.

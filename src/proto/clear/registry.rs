@@ -287,7 +287,11 @@ fn fresh(count: i64) -> io::Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+    use crate::proto::bell::Bell;
+    use crate::stream::Stream;
 
     #[test]
     fn tokens_whose_shims_have_left_are_known_for_a_while() {
@@ -321,5 +325,27 @@ mod tests {
         registry.contain(&vm, "more", &session()).expect("a new name");
         assert!(registry.container(&vm, "ended").is_none() && registry.container(&vm, "1").is_some());
         assert_eq!(registry.contain(&vm, "1", &session()), Err("container 1 exists already".to_owned()));
+    }
+    #[test]
+    fn tokens_of_machines_that_are_no_more_are_given_back() {
+        let registry = Registry::default();
+        let (socket, _other) = UnixStream::pair().expect("a socket pair");
+        let stream = Arc::new(Stream::over(socket));
+        let bell = Arc::new(Bell::new().expect("a pipe"));
+        for round in 0..5 {
+            let (vm, mut tokens) = registry.register("vm", 256, || Ok(())).expect("a machine");
+            for _ in 0..3 {
+                tokens.extend(registry.attach("vm", 256).unwrap_or_else(|why| panic!("round {round}: {why}")).1);
+            }
+            let sessions: Vec<_> =
+                tokens.iter().map(|token| registry.session(&vm, token).expect("a session")).collect();
+            for session in &sessions {
+                session.claim(&bell, &stream).expect("nobody else wants it");
+            }
+            registry.unregister("vm").expect("it is registered");
+            for session in sessions {
+                assert!(!session.release(None, Default::default(), &bell));
+            }
+        }
     }
 }

@@ -1,0 +1,204 @@
+//! What shims leave behind that go in the wrong moment: signals arrive all the same, and places, tokens and descriptors are given back.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::client::{CONNECT, Client, DISCONNECT, HYPER, SIGNAL, exec_command, exited, frame, over, running, success};
+use crate::support::{Agent, children, descriptors, pause, wait_until};
+
+/// A container whose first process has this token.
+fn container(id: &str, token: &str, script: &str) -> serde_json::Value {
+    let data = json!({"id": id, "process": {"args": ["sh", "-c", script]}});
+    json!({"hyperName": "newcontainer", "tokens": [token], "data": data})
+}
+
+fn kill(id: &str) -> serde_json::Value {
+    json!({"hyperName": "killcontainer", "data": {"container": id, "signal": 9}})
+}
+
+#[test]
+fn a_kill_arrives_whatever_the_shim_does_at_that_moment() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    for (round, token) in runtime.register("vm", 90).into_iter().enumerate() {
+        let mut shim = over(&agent);
+        shim.connect(&token);
+        let id = format!("c{round}");
+        runtime.done(HYPER, container(&id, &token, "exec sleep 60"));
+        let bytes = frame(0, HYPER, kill(&id).to_string().as_bytes());
+        match round % 3 {
+            // Two connections at once, in either order.
+            0 => {
+                shim.send(0, DISCONNECT, "");
+                runtime.write(&bytes);
+            }
+            1 => {
+                runtime.write(&bytes);
+                shim.send(0, DISCONNECT, "");
+            }
+            _ => {
+                runtime.write(&bytes);
+                drop(shim);
+            }
+        }
+        assert_eq!(runtime.next(), success(HYPER), "round {round}");
+    }
+    wait_until("all have ended", || children(agent.pid()).is_empty());
+}
+
+#[test]
+fn a_kill_arrives_while_a_shim_that_reads_nothing_is_being_seen_off() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    let token = runtime.register("vm", 1).remove(0);
+    let mut shim = over(&agent);
+    shim.connect(&token);
+    runtime.done(HYPER, container("c", &token, "exec yes"));
+    // Until the pipe and everything behind it is full.
+    pause(Duration::from_millis(300));
+    shim.socket.shutdown(Shutdown::Write).expect("it is open");
+    pause(Duration::from_millis(100));
+    assert_eq!(runtime.ask(HYPER, kill("c")), success(HYPER));
+    let start = Instant::now();
+    let is_dead = |pid: &u32| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        text.rsplit(')').next().is_none_or(|rest| matches!(rest.trim_start().chars().next(), None | Some('Z')))
+    };
+    wait_until("it has ended", || children(agent.pid()).iter().all(is_dead));
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_shim_that_has_ended_its_direction_gives_way_to_the_next_one() {
+    let agent = Agent::start();
+    let (_runtime, mut shim, token) =
+        running(&agent, "vm", "i=0; while [ $i -lt 300000 ]; do echo line $i; i=$((i+1)); done");
+    // It reads nothing, so its last answers cannot be written.
+    pause(Duration::from_millis(500));
+    shim.socket.shutdown(Shutdown::Write).expect("it is open");
+    pause(Duration::from_millis(50));
+    let mut next = over(&agent);
+    let start = Instant::now();
+    next.connect(&token);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    let (rest, _, code) = next.finish();
+    assert_eq!(code, 0);
+    // What the first connection's socket had taken in whole frames, and what went to the second one, is everything.
+    let mut bytes = Vec::new();
+    shim.socket.read_to_end(&mut bytes).expect("it was ended");
+    let (mut stdout, mut left) = (Vec::new(), &bytes[..]);
+    while let Some((header, more)) = left.split_first_chunk::<12>() {
+        let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]) as usize;
+        let Some(payload) = more.get(..length) else { break };
+        stdout.extend(payload);
+        left = &more[length..];
+    }
+    assert!(!stdout.is_empty() && !rest.is_empty());
+    stdout.extend(rest);
+    let all: String = (0..300_000).map(|i| format!("line {i}\n")).collect();
+    assert!(stdout == all.as_bytes(), "{} of {} bytes", stdout.len(), all.len());
+}
+
+#[test]
+fn programs_that_end_without_their_shims_give_up_their_places() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    let tokens = runtime.register("vm", 20);
+    for token in &tokens {
+        let mut shim = over(&agent);
+        shim.connect(token);
+        runtime.exec(token, "sleep 0.3; head -c 50000 /dev/zero; echo late >&2; exit 5");
+    }
+    wait_until("all are buried", || children(agent.pid()).is_empty());
+    let command = json!({"hyperName": "execcmd", "data": {"process": {"args": ["sleep", "60"]}}});
+    for _ in 0..256 {
+        runtime.done(HYPER, &command);
+    }
+    for token in &tokens {
+        let mut shim = over(&agent);
+        shim.connect(token);
+        assert_eq!(shim.finish(), (vec![0; 50_000], b"late\n".to_vec(), 5));
+    }
+}
+
+#[test]
+fn containers_that_have_ended_keep_no_descriptors() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    let tokens = runtime.register("vm", 50);
+    wait_until("the agent has settled", || children(agent.pid()).is_empty());
+    let before = descriptors(agent.pid());
+    for (number, token) in tokens.iter().enumerate() {
+        runtime.done(HYPER, {
+            let data = json!({"id": format!("a{number}"), "process": {"args": ["true"]}});
+            json!({"hyperName": "newcontainer", "data": data})
+        });
+        let mut shim = over(&agent);
+        shim.connect(token);
+        runtime.done(HYPER, container(&format!("b{number}"), token, "exit 0"));
+        assert_eq!(shim.next(), exited(0));
+        if number % 2 == 0 {
+            shim.send(0, DISCONNECT, "");
+            shim.ends();
+        }
+    }
+    wait_until("they have ended", || children(agent.pid()).is_empty());
+    // The waiting command had made a bell for its own connection.
+    wait_until("their descriptors are closed", || descriptors(agent.pid()) <= before + 2);
+}
+
+/// A shim whose process reads nothing of what it is sent, which is more than may wait for it.
+fn stuffed(agent: &Agent) -> (Client, Client, String) {
+    let (runtime, mut shim, token) = running(agent, "vm", "exec sleep 60");
+    shim.socket.set_nonblocking(true).expect("a socket");
+    let input = frame(2, 0, &[b'x'; 8192]);
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(300) {
+        if shim.socket.write(&input).is_err() {
+            pause(Duration::from_millis(10));
+        }
+    }
+    (runtime, shim, token)
+}
+
+#[test]
+fn a_process_that_reads_nothing_can_be_signalled_from_elsewhere() {
+    let agent = Agent::start();
+    let (mut runtime, shim, _) = stuffed(&agent);
+    runtime.done(HYPER, json!({"hyperName": "signalprocess", "data": {"process": "3", "signal": 9}}));
+    wait_until("it has ended", || children(agent.pid()).is_empty());
+    drop(shim);
+}
+
+#[test]
+fn a_shim_that_cannot_get_its_signal_through_comes_back_with_it() {
+    let agent = Agent::start();
+    let (_runtime, shim, token) = stuffed(&agent);
+    drop(shim);
+    let mut shim = over(&agent);
+    shim.connect(&token);
+    assert_eq!(shim.ask(SIGNAL, json!({"signalNumber": 15})), exited(143));
+    assert_eq!(shim.next(), success(SIGNAL));
+}
+
+#[test]
+fn a_token_can_be_used_again_by_whoever_comes_while_its_process_is_guarded() {
+    let agent = Agent::start();
+    let (mut runtime, shim, token) = running(&agent, "vm", "exec sleep 60");
+    let mut shim = Some(shim);
+    // Faster than the one who guards the process between two shims can look.
+    for _ in 0..200 {
+        drop(shim.take());
+        let mut next = over(&agent);
+        next.connect(&token);
+        shim = Some(next);
+    }
+    runtime.refused(HYPER, exec_command(&token, "true"), &format!("token {token} has had its process"));
+    let mut other = over(&agent);
+    other.refused(CONNECT, json!({"token": token}), &format!("token already claimed: {token}"));
+    let mut shim = shim.expect("the last one");
+    assert_eq!(shim.ask(SIGNAL, json!({"signalNumber": 9})), exited(137));
+}
