@@ -5,6 +5,8 @@ mod bell;
 pub mod cbor;
 #[cfg(feature = "clear")]
 pub mod clear;
+#[cfg(feature = "clear")]
+mod go;
 pub mod google;
 #[cfg(feature = "clear")]
 pub mod hyper;

@@ -1,8 +1,8 @@
 //! The agent's commands about processes that have been started.
 
-use crate::proto::clear::go::{self, Members};
 use crate::proto::clear::registry::{Registry, Vm};
 use crate::proto::clear::session::Session;
+use crate::proto::go::{self, Members};
 use crate::sys::errno;
 use crate::sys::file::{EPERM, ESRCH};
 use crate::sys::signal::SIGNAL_MAX;

@@ -45,7 +45,6 @@ mod agent;
 mod commands;
 pub mod connection;
 pub mod frame;
-mod go;
 mod held;
 mod keeper;
 mod outgoing;
@@ -53,6 +52,8 @@ pub mod registry;
 mod session;
 mod shim;
 mod start;
+
+use crate::proto::go;
 
 /// For `,proto=NAME` in an address.
 pub const NAME: &str = "clear";

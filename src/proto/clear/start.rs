@@ -10,12 +10,12 @@ use crate::engine::running::Running;
 use crate::exec;
 use crate::proto::bell::Bell;
 use crate::proto::clear::connection::{Connection, Waited};
-use crate::proto::clear::go::{self, Members};
 use crate::proto::clear::held::Held;
 use crate::proto::clear::outgoing::Outgoing;
 use crate::proto::clear::registry::Vm;
 use crate::proto::clear::session::Session;
 use crate::proto::clear::{ID_MAX, PROCESSES_MAX, agent};
+use crate::proto::go::{self, Members};
 use crate::proto::hyper::commands;
 use crate::proto::hyper::process::{self, Process};
 
