@@ -33,6 +33,31 @@ enum Wanted {
     CommaOrEnd,
 }
 
+/// What the next byte is to continue, to one who has to say why it does not.
+#[cfg(feature = "clear")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Value,
+    Name,
+    /// Behind a member's name.
+    Named,
+    /// Behind a member's value.
+    Member,
+    /// Behind a value in a list.
+    Element,
+    Text,
+    Escape,
+    Hex,
+    /// Behind a number's minus, its point, and its `e` with or without a sign.
+    Minus,
+    Point,
+    Exponent,
+    /// In `true`, `false` or `null`: what is to come of it.
+    Literal(&'static [u8]),
+    /// Behind all.
+    End,
+}
+
 /// The part of a number that the last byte belonged to.
 #[derive(Clone, Copy)]
 enum Number {
@@ -153,6 +178,36 @@ impl Scanner {
     /// How many values have begun, those inside of others too: what a tree of them would cost goes by this.
     pub fn values(&self) -> usize {
         self.values
+    }
+
+    /// How many bytes of the text were taken. A refused byte is not among them, nor is what stands before it in the same plain piece of a
+    /// string.
+    #[cfg(feature = "clear")]
+    pub fn taken(&self) -> usize {
+        self.at
+    }
+
+    /// The place behind the bytes that were taken, of a text that was not refused.
+    #[cfg(feature = "clear")]
+    pub fn place(&self) -> Place {
+        match self.state {
+            State::Between(Wanted::Object | Wanted::Value | Wanted::ValueOrEnd) => Place::Value,
+            State::Between(Wanted::Name | Wanted::NameOrEnd) => Place::Name,
+            State::Between(Wanted::Colon) => Place::Named,
+            State::Text => Place::Text,
+            State::Escape => Place::Escape,
+            State::Hex { .. } => Place::Hex,
+            State::Number(Number::Minus) => Place::Minus,
+            State::Number(Number::Point) => Place::Point,
+            State::Number(Number::Exponent | Number::Sign) => Place::Exponent,
+            State::Literal(rest) => Place::Literal(rest),
+            // What does not continue a whole number ends it.
+            State::Between(Wanted::CommaOrEnd) | State::Number(_) if self.depth > 0 => match self.in_object() {
+                true => Place::Member,
+                false => Place::Element,
+            },
+            _ => Place::End,
+        }
     }
 
     /// Takes a byte outside of a string's plain text. 1, or 0 when the byte ended a number and is to be looked at again.
