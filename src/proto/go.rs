@@ -1,15 +1,11 @@
 //! JSON objects as Go's `encoding/json` reads them, with its error texts.
 //!
 //! Names match whatever the case of their ASCII letters, the last of several counts, unknown members are passed over, and `null` is the
-//! same as nothing.
+//! same as nothing. No tree is built: what a text of a few bytes a value costs is bounded by `VALUES_MAX`.
 
-use serde_json::Value;
-
-use crate::json::scan::{Invalid, Scanner};
-use crate::json::text;
-
-/// What Go says of a text that ends too early.
-const ENDED: &str = "unexpected end of JSON input";
+use crate::commands::arguments::VALUES_MAX;
+use crate::json::scan::Scanner;
+use crate::json::{syntax, text};
 
 /// The members of one object, in the order of the text.
 #[derive(Debug)]
@@ -19,17 +15,26 @@ pub struct Members<'a> {
     members: Vec<(String, &'a [u8])>,
 }
 
+/// Checks that a text is one JSON value of no more than `VALUES_MAX` values, so that a tree of it may be built.
+///
+/// # Errors
+/// Go's text for what is no JSON, and ours for what is too much.
+pub fn check(bytes: &[u8]) -> Result<(), String> {
+    match syntax::check(bytes)? {
+        0..=VALUES_MAX => Ok(()),
+        _ => Err(format!("more than the limit of {VALUES_MAX} values")),
+    }
+}
+
 /// Reads an object; `structure` is what Go calls it.
 ///
 /// # Errors
-/// Go's text for what is no JSON or no object; of a syntax error it says where less exactly than Go.
+/// Those of [`check`], and Go's text for what is no object.
 pub fn read<'a>(bytes: &'a [u8], structure: &'static str) -> Result<Members<'a>, String> {
-    let (value, rest) = value(bytes)?;
-    if let Some(byte) = rest.trim_ascii_start().first() {
-        return Err(format!("invalid character {} after top-level value", quoted(*byte)));
-    }
+    check(bytes)?;
+    let value = syntax::trim_start(bytes);
     match value.first() {
-        Some(b'{') => Ok(Members { structure, members: members(value)? }),
+        Some(b'{') => Ok(Members { structure, members: members(value) }),
         Some(b'n') => Ok(Members { structure, members: Vec::new() }),
         _ => Err(format!("json: cannot unmarshal {} into Go value of type api.{structure}", description(value))),
     }
@@ -38,45 +43,62 @@ pub fn read<'a>(bytes: &'a [u8], structure: &'static str) -> Result<Members<'a>,
 impl<'a> Members<'a> {
     /// The text of a member's value, byte for byte. `None`: it is missing, or null.
     pub fn raw(&self, name: &str) -> Option<&'a [u8]> {
-        let mut found = self.members.iter().rev().filter(|(other, _)| other.eq_ignore_ascii_case(name));
-        found.next().map(|(_, value)| *value).filter(|value| *value != b"null")
+        self.named(name).last().filter(|value| *value != b"null")
     }
 
     /// A string; empty when it is missing.
     pub fn text(&self, name: &str) -> Result<String, String> {
-        let Some(value) = self.raw(name) else { return Ok(String::new()) };
-        self.string(name, value)
+        let mut text = String::new();
+        for value in self.not_null(name) {
+            text = self.string(name, value)?;
+        }
+        Ok(text)
     }
 
     /// A whole number; 0 when it is missing.
     pub fn number(&self, name: &str) -> Result<i64, String> {
-        let Some(value) = self.raw(name) else { return Ok(0) };
-        let number = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
-        number.ok_or_else(|| match value.first() {
-            Some(b'-' | b'0'..=b'9') => self.wrong(name, &format!("number {}", String::from_utf8_lossy(value)), "int"),
-            _ => self.wrong(name, description(value), "int"),
-        })
+        let mut number = 0;
+        for value in self.not_null(name) {
+            let parsed = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+            number = parsed.ok_or_else(|| match value.first() {
+                Some(b'-' | b'0'..=b'9') => {
+                    self.wrong(name, &format!("number {}", String::from_utf8_lossy(value)), "int")
+                }
+                _ => self.wrong(name, description(value), "int"),
+            })?;
+        }
+        Ok(number)
     }
 
     /// A list of strings; empty when it is missing.
     pub fn texts(&self, name: &str) -> Result<Vec<String>, String> {
-        let Some(value) = self.raw(name) else { return Ok(Vec::new()) };
-        let Ok(Value::Array(list)) = serde_json::from_slice::<Value>(value) else {
-            return Err(self.wrong(name, description(value), "[]string"));
-        };
-        let text = |value: &Value| match value {
-            Value::String(text) => Ok(text.clone()),
-            Value::Null => Ok(String::new()),
-            other => Err(self.wrong(name, description(other.to_string().as_bytes()), "string")),
-        };
-        list.iter().map(text).collect()
+        let mut texts = Vec::new();
+        for value in self.named(name) {
+            texts = match value.first() {
+                Some(b'[') => Elements { rest: inside(value) }.map(|value| self.string(name, value)).collect(),
+                Some(b'n') => Ok(Vec::new()),
+                _ => Err(self.wrong(name, description(value), "[]string")),
+            }?;
+        }
+        Ok(texts)
+    }
+
+    /// All values of a member: Go takes each in turn, and complains of the first that is wrong though a right one follows.
+    fn named<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
+        self.members.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+    }
+
+    /// The same without those that change neither a string nor a number.
+    fn not_null<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
+        self.named(name).filter(|value| *value != b"null")
     }
 
     fn string(&self, name: &str, value: &[u8]) -> Result<String, String> {
-        if value.first() == Some(&b'"') {
-            return Ok(text::unquote(value));
+        match value.first() {
+            Some(b'"') => Ok(text::unquote(value)),
+            Some(b'n') => Ok(String::new()),
+            _ => Err(self.wrong(name, description(value), "string")),
         }
-        Err(self.wrong(name, description(value), "string"))
     }
 
     fn wrong(&self, name: &str, what: &str, wanted: &str) -> String {
@@ -84,41 +106,53 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The first value in `bytes`, and what follows it.
-fn value(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
-    let bytes = bytes.trim_ascii_start();
-    let mut scanner = Scanner::value();
-    let refused = |why| match why {
-        Invalid::TooDeep => "json: nested too deeply".to_owned(),
-        _ => bytes.first().map_or_else(String::new, |byte| match byte {
-            b'{' | b'[' | b'"' | b'-' | b'0'..=b'9' | b't' | b'f' | b'n' => {
-                "invalid character in JSON input".to_owned()
-            }
-            other => format!("invalid character {} looking for beginning of value", quoted(*other)),
-        }),
-    };
-    // A number alone ends only with what follows it.
-    let end = match scanner.feed(bytes).map_err(refused)? {
-        Some(end) => end,
-        None if scanner.feed(b"\n").is_ok_and(|end| end == Some(0)) => bytes.len(),
-        None => return Err(ENDED.to_owned()),
-    };
-    Ok(bytes.split_at(end))
+/// The values of a list that is known to be one.
+struct Elements<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        if matches!(self.rest.first(), None | Some(b']')) {
+            return None;
+        }
+        let (value, rest) = split(self.rest);
+        self.rest = behind(rest, b",");
+        Some(value)
+    }
 }
 
 /// The members of an object that is known to be one.
-fn members(object: &[u8]) -> Result<Vec<(String, &[u8])>, String> {
+fn members(object: &[u8]) -> Vec<(String, &[u8])> {
     let mut members = Vec::new();
-    let mut rest = object.get(1..).unwrap_or_default().trim_ascii_start();
+    let mut rest = inside(object);
     while rest.first() == Some(&b'"') {
-        let (name, behind) = value(rest)?;
-        let behind = behind.trim_ascii_start().strip_prefix(b":").ok_or(ENDED)?;
-        let (found, behind) = value(behind)?;
-        members.push((text::unquote(name), found));
-        let behind = behind.trim_ascii_start();
-        rest = behind.strip_prefix(b",").unwrap_or(behind).trim_ascii_start();
+        let (name, named) = split(rest);
+        let (value, next) = split(behind(named, b":"));
+        members.push((text::unquote(name), value));
+        rest = behind(next, b",");
     }
-    Ok(members)
+    members
+}
+
+/// What follows the bracket that a text begins with.
+fn inside(value: &[u8]) -> &[u8] {
+    syntax::trim_start(value.get(1..).unwrap_or_default())
+}
+
+/// What follows `mark`, if it is there, with white space on both sides.
+fn behind<'a>(bytes: &'a [u8], mark: &[u8]) -> &'a [u8] {
+    let bytes = syntax::trim_start(bytes);
+    bytes.strip_prefix(mark).map_or(bytes, syntax::trim_start)
+}
+
+/// The value at the start of what stands within a checked object or list, and what follows it.
+fn split(bytes: &[u8]) -> (&[u8], &[u8]) {
+    // There is always a bracket behind it, so that even a number ends.
+    let end = Scanner::value().feed(bytes).ok().flatten().unwrap_or(bytes.len());
+    bytes.split_at(end)
 }
 
 /// What Go calls such a value.
@@ -129,17 +163,6 @@ fn description(value: &[u8]) -> &'static str {
         Some(b'[') => "array",
         Some(b't' | b'f') => "bool",
         _ => "number",
-    }
-}
-
-/// A byte as Go shows it.
-fn quoted(byte: u8) -> String {
-    match byte {
-        b'\'' => r"'\''".to_owned(),
-        b'"' => r#"'"'"#.to_owned(),
-        0x20..=0x7e => format!("'{}'", char::from(byte)),
-        b'\n' => r"'\n'".to_owned(),
-        other => format!("'\\x{other:02x}'"),
     }
 }
 
@@ -168,16 +191,19 @@ mod tests {
 
     #[test]
     fn errors_are_gos() {
-        let rows: [(&[u8], &str); 9] = [
-            (b"", ENDED),
-            (b"  ", ENDED),
-            (br#"{"a":"#, ENDED),
-            (b"tru", ENDED),
+        let rows: [(&[u8], &str); 12] = [
+            (b"", "unexpected end of JSON input"),
+            (b"  ", "unexpected end of JSON input"),
+            (br#"{"a":"#, "unexpected end of JSON input"),
+            (b"tru", "invalid character ' ' in literal true (expecting 'e')"),
             (b"x", "invalid character 'x' looking for beginning of value"),
             (b"{}x", "invalid character 'x' after top-level value"),
             (b"[1]", "json: cannot unmarshal array into Go value of type api.Signal"),
             (b"12", "json: cannot unmarshal number into Go value of type api.Signal"),
-            (br#"{"a" 1}"#, "invalid character in JSON input"),
+            (b"true", "json: cannot unmarshal bool into Go value of type api.Signal"),
+            (b"\"\"", "json: cannot unmarshal string into Go value of type api.Signal"),
+            (br#"{"a" 1}"#, "invalid character '1' after object key"),
+            (b"{}\x0c", "invalid character '\\f' after top-level value"),
         ];
         for (text, why) in rows {
             assert_eq!(read(text, "Signal").err().as_deref(), Some(why), "{}", String::from_utf8_lossy(text));
@@ -192,6 +218,63 @@ mod tests {
         assert_eq!(members.number("b").err(), field("bool", "b", "int"));
         assert_eq!(members.texts("l").err(), field("object", "l", "[]string"));
         assert_eq!(members.texts("m").err(), field("number", "m", "string"));
+    }
+
+    #[test]
+    fn numbers_are_whole_and_of_64_bits() {
+        let number =
+            |text: &str| read(format!("{{\"n\":{text}}}").as_bytes(), "Signal").and_then(|members| members.number("n"));
+        let rows = [("-0", 0), ("9223372036854775807", i64::MAX), ("-9223372036854775808", i64::MIN)];
+        for (text, expected) in rows {
+            assert_eq!(number(text), Ok(expected));
+        }
+        for text in ["9223372036854775808", "-9223372036854775809", "1.0", "1e2"] {
+            let why = format!("json: cannot unmarshal number {text} into Go struct field Signal.n of type int");
+            assert_eq!(number(text), Err(why));
+        }
+    }
+
+    #[test]
+    fn of_several_values_the_last_counts_and_the_first_wrong_one_is_told() {
+        let members = |text: &'static str| read(text.as_bytes(), "Hyper").expect("an object");
+        let both = members(r#"{"t":"a","T":"b","t":null,"n":1,"n":null,"l":["a"],"l":null,"r":1,"r":null}"#);
+        assert_eq!((both.text("t"), both.number("n")), (Ok("b".to_owned()), Ok(1)));
+        assert_eq!((both.texts("l"), both.raw("r")), (Ok(Vec::new()), None));
+        let wrong = members(r#"{"t":1,"t":"a","n":"a","n":1,"l":[1,true],"l":[]}"#);
+        let why = |what, name, wanted| {
+            Some(format!("json: cannot unmarshal {what} into Go struct field Hyper.{name} of type {wanted}"))
+        };
+        assert_eq!(wrong.text("t").err(), why("number", "t", "string"));
+        assert_eq!(wrong.number("n").err(), why("string", "n", "int"));
+        assert_eq!(wrong.texts("l").err(), why("number", "l", "string"));
+    }
+
+    #[test]
+    fn as_many_values_as_the_limit_are_read_and_no_more() {
+        // The object and the list are values too.
+        let list = |count: usize| format!(r#"{{"l":[{}"a"]}}"#, r#""a" , "#.repeat(count - 3));
+        let most = list(VALUES_MAX);
+        assert_eq!(check(most.as_bytes()), Ok(()));
+        let texts = read(most.as_bytes(), "Hyper").expect("an object").texts("l").expect("strings");
+        assert_eq!((texts.len(), texts.last().map(String::as_str)), (VALUES_MAX - 2, Some("a")));
+        let over = list(VALUES_MAX + 1);
+        let why = Err("more than the limit of 4096 values".to_owned());
+        assert_eq!((check(over.as_bytes()), read(over.as_bytes(), "Hyper").map(|_| ())), (why.clone(), why));
+        let members = format!("{{{}\"a\":1}}", "\"a\":1,".repeat(VALUES_MAX - 1));
+        assert!(read(members.as_bytes(), "Hyper").is_err());
+    }
+
+    #[test]
+    fn the_deepest_text_is_read_without_going_down_into_it() {
+        let (open, close) = ("[".repeat(9_999), "]".repeat(9_999));
+        // As a tree it would be over both limits, and over the stack.
+        let deepest = format!("{{\"d\":{open}{close},\"t\":\"a\"}}");
+        assert_eq!(read(deepest.as_bytes(), "Hyper").err().as_deref(), Some("more than the limit of 4096 values"));
+        let (open, close) = ("[".repeat(VALUES_MAX - 2), "]".repeat(VALUES_MAX - 2));
+        let deep = format!("{{\"d\":{open}{close},\"t\":\"a\"}}");
+        let members = read(deep.as_bytes(), "Hyper").expect("an object");
+        assert_eq!(members.raw("d").map(<[u8]>::len), Some(2 * (VALUES_MAX - 2)));
+        assert_eq!(members.text("t"), Ok("a".to_owned()));
     }
 
     #[test]
