@@ -43,7 +43,12 @@ pub fn read<'a>(bytes: &'a [u8], structure: &'static str) -> Result<Members<'a>,
 impl<'a> Members<'a> {
     /// The text of a member's value, byte for byte. `None`: it is missing, or null.
     pub fn raw(&self, name: &str) -> Option<&'a [u8]> {
-        self.named(name).last().filter(|value| *value != b"null")
+        self.verbatim(name).filter(|value| *value != b"null")
+    }
+
+    /// The same, where null is a value like others, as it is for a `json.RawMessage`.
+    pub fn verbatim(&self, name: &str) -> Option<&'a [u8]> {
+        self.named(name).last()
     }
 
     /// A string; empty when it is missing.
@@ -239,7 +244,7 @@ mod tests {
         let members = |text: &'static str| read(text.as_bytes(), "Hyper").expect("an object");
         let both = members(r#"{"t":"a","T":"b","t":null,"n":1,"n":null,"l":["a"],"l":null,"r":1,"r":null}"#);
         assert_eq!((both.text("t"), both.number("n")), (Ok("b".to_owned()), Ok(1)));
-        assert_eq!((both.texts("l"), both.raw("r")), (Ok(Vec::new()), None));
+        assert_eq!((both.texts("l"), both.raw("r"), both.verbatim("r")), (Ok(Vec::new()), None, Some(&b"null"[..])));
         let wrong = members(r#"{"t":1,"t":"a","n":"a","n":1,"l":[1,true],"l":[]}"#);
         let why = |what, name, wanted| {
             Some(format!("json: cannot unmarshal {what} into Go struct field Hyper.{name} of type {wanted}"))

@@ -108,6 +108,8 @@ fn hyper_checks_in_upstreams_order() {
         client.refused(HYPER, filled, &format!("expected process.{shown} to be 0, got 7"));
     }
     client.refused(HYPER, json!({"hyperName": "execcmd"}), "unexpected end of JSON input");
+    client.refused(HYPER, json!({"hyperName": "execcmd", "data": null}), &format!("{AGENT}process is no object"));
+    client.done(HYPER, json!({"hyperName": "ping", "data": null}));
     for name in ["newcontainer", "execcmd"] {
         for data in [json!({}), json!({"id": "c", "process": null})] {
             client.refused(HYPER, json!({"hyperName": name, "data": data}), &format!("{AGENT}process is no object"));

@@ -5,7 +5,7 @@ use serde_json::json;
 use lodger::proto::clear::registry::Times;
 
 use crate::client::{ATTACH, DISCONNECT, HYPER, Inside, REGISTER, UNREGISTER, over};
-use crate::support::Agent;
+use crate::support::{Agent, status};
 
 #[test]
 fn there_may_be_so_many_machines() {
@@ -69,6 +69,36 @@ fn tokens_that_were_used_make_room() {
         crate::support::wait_until("there is room", || client.ask(ATTACH, &one).kind == 1);
         client.refused(ATTACH, &one, "more tokens than the limit of 1024 of a virtual machine");
     }
+}
+
+#[test]
+fn a_frame_may_have_so_many_values() {
+    let agent = Agent::start();
+    let mut client = over(&agent);
+    client.register("vm", 0);
+    // Three are the object, the name and the list.
+    let ping = |member: &str, count: usize| {
+        let list = vec!["1"; count - 3].join(",");
+        format!(r#"{{"hyperName":"ping","{member}":[{list}]}}"#)
+    };
+    client.done(HYPER, ping("data", 4096));
+    for member in ["data", "tokens", "other"] {
+        client.refused(HYPER, ping(member, 4097), "more than the limit of 4096 values");
+    }
+    // A megabyte of them costs no more than itself.
+    let before = status(agent.pid(), "VmHWM");
+    for payload in [ping("tokens", 500_000), format!(r#"{{"data":{{"process":{{"args":{}}}}}"#, "[".repeat(1_000_000))]
+    {
+        let mut clients: Vec<_> = (0..10).map(|_| over(&agent)).collect();
+        for client in &mut clients {
+            client.send(0, HYPER, &payload);
+        }
+        for client in &mut clients {
+            assert_eq!(client.next().kind, 0x11);
+        }
+    }
+    let grown = status(agent.pid(), "VmHWM") - before;
+    assert!(grown < 40 << 10, "{grown} KiB");
 }
 
 #[test]

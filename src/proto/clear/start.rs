@@ -45,7 +45,7 @@ const NAMES: [&str; 15] = [
 pub fn hyper(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, String> {
     let members = go::read(payload, "Hyper")?;
     let (name, tokens) = (members.text("hyperName")?, members.texts("tokens")?);
-    let data = members.raw("data").unwrap_or_default();
+    let data = members.verbatim("data").unwrap_or_default();
     let vm = connection.vm.clone().ok_or("client not attached to a vm")?;
     if matches!(name.as_str(), "execcmd" | "newcontainer") {
         return start(connection, &vm, name == "newcontainer", &tokens, data);
