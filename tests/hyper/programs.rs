@@ -1,8 +1,12 @@
 //! Programs: their starts, ends, windows and signals.
 
+use std::io::{ErrorKind, Read};
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
-use crate::rig::{ACK, Agent, Ctl, Tty, program};
+use crate::rig::{ACK, Agent, Ctl, ERROR, Tty, ctl_message, program};
+use crate::support::pause;
 
 const EXECUTE: u32 = 6;
 const WINDOW: u32 = 11;
@@ -85,7 +89,6 @@ fn as_many_programs_run_as_the_limit_says() {
 fn containers_are_names_that_programs_share() {
     let agent = Agent::start();
     let (mut ctl, mut tty) = agent.both();
-    let process = |id: &str, stdio: u64, script: &str| json!({ "id": id, "stdio": stdio, "stderr": stdio + 1, "args": ["sh", "-c", script] });
     let first = json!({ "id": "c1", "rootfs": "r", "image": "i", "process": process("init", 3, "sleep 1000") });
     ctl.good(NEW, first.clone());
     assert_eq!(ctl.bad(NEW, first), "container c1 exists already");
@@ -103,6 +106,142 @@ fn containers_are_names_that_programs_share() {
     assert_eq!(tty.finish(5), 137);
     ctl.good(REMOVE, json!({ "container": "c1" }));
     assert_eq!(ctl.bad(REMOVE, json!({ "container": "c1" })), "no such container: c1");
+}
+
+/// A command that starts a program of a container, and one that makes a container with it.
+fn process(id: &str, stdio: u64, script: &str) -> Value {
+    json!({ "id": id, "stdio": stdio, "stderr": stdio + 1, "args": ["sh", "-c", script] })
+}
+
+#[test]
+fn nobody_becomes_the_first_program_of_a_container_after_it() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let kill = json!({ "container": "c1", "signal": 15, "allProcesses": false });
+    for _ in 0..2 {
+        ctl.good(NEW, json!({ "id": "c1", "process": process("init", 3, "read line") }));
+        ctl.good(EXECUTE, json!({ "container": "c1", "process": process("second", 5, "sleep 1000") }));
+        tty.send(3, b"");
+        assert_eq!(tty.finish(3), 1);
+        assert_eq!(ctl.bad(KILL, kill.clone()), "no such process");
+        ctl.good(SIGNAL, json!({ "container": "c1", "process": "second", "signal": 9 }));
+        assert_eq!(tty.finish(5), 137);
+        // One that begins where nothing runs is not the first one either.
+        ctl.good(EXECUTE, json!({ "container": "c1", "process": process("third", 3, "sleep 1000") }));
+        assert_eq!(ctl.bad(KILL, kill.clone()), "no such process");
+        assert_eq!(ctl.bad(REMOVE, json!({ "container": "c1" })), "container c1 is running");
+        ctl.good(KILL, json!({ "container": "c1", "signal": 9, "allProcesses": true }));
+        assert_eq!(tty.finish(3), 137);
+        ctl.good(REMOVE, json!({ "container": "c1" }));
+        assert_eq!(ctl.bad(KILL, kill.clone()), "no such container: c1");
+        // The same name again: only its own first program is meant.
+        ctl.good(NEW, json!({ "id": "c1", "process": process("init", 3, "sleep 1000") }));
+        ctl.good(KILL, kill.clone());
+        assert_eq!(tty.finish(3), 143);
+        ctl.good(REMOVE, json!({ "container": "c1" }));
+    }
+}
+
+#[test]
+fn the_end_of_a_program_does_not_wait_for_the_start_of_another() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    ctl.execute(3, &["cat"]);
+    // Its search takes a while: through as many folders as a message can name.
+    let process = json!({ "stdio": 5, "stderr": 6, "args": ["none"], "envs": [{ "env": "PATH", "value": "/:".repeat(515_000) }] });
+    ctl.send(&ctl_message(EXECUTE, json!({ "process": process }).to_string().as_bytes()));
+    while ctl.owed > 0 {
+        assert!(ctl.acknowledged(), "all has come, and none of it is answered");
+    }
+    pause(Duration::from_millis(100));
+    tty.send(3, b"");
+    assert_eq!(tty.finish(3), 0);
+    ctl.socket.set_nonblocking(true).expect("a socket");
+    let answer = ctl.socket.read(&mut [0]).map_err(|error| error.kind());
+    assert_eq!(answer, Err(ErrorKind::WouldBlock), "the other one is still searched for");
+    ctl.socket.set_nonblocking(false).expect("a socket");
+    assert_eq!(ctl.answer().map(|(code, _)| code), Some(ERROR));
+    // What did not start has taken nothing.
+    ctl.shell(5, "exit 5");
+    assert_eq!(tty.finish(5), 5);
+}
+
+#[test]
+fn a_program_that_ends_at_once_is_found_by_nobody_afterwards() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    for round in 0..200 {
+        ctl.execute(3, &["true"]);
+        if round % 2 == 0 {
+            // Before its end is told it may be there or not, and then it is not.
+            ctl.ask(SIGNAL, br#"{"process":"3","signal":10}"#);
+        }
+        let code = tty.finish(3);
+        assert!(code == 0 || (round % 2 == 0 && code == 138), "{code}");
+        assert_eq!(ctl.bad(SIGNAL, json!({ "process": "3", "signal": 9 })), "no such process");
+    }
+}
+
+#[test]
+fn names_have_a_limit() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let (longest, longer) = ("x".repeat(255), "x".repeat(256));
+    ctl.good(NEW, json!({ "id": longest, "process": process(&longest, 3, "exit 2") }));
+    assert_eq!(tty.finish(3), 2);
+    let text = ctl.bad(NEW, json!({ "id": longer, "process": process("p", 3, "exit 2") }));
+    assert_eq!(text, "container id of 256 bytes is over the limit of 255");
+    let text = ctl.bad(NEW, json!({ "id": "c", "process": process(&longer, 3, "exit 2") }));
+    assert_eq!(text, "process id of 256 bytes is over the limit of 255");
+    assert_eq!(ctl.bad(REMOVE, json!({ "container": "c" })), "no such container: c");
+}
+
+#[test]
+fn a_signal_that_is_not_permitted_is_an_error_and_reaches_the_others() {
+    let agent = Agent::behind(&["setpriv", "--bounding-set=-kill"]);
+    let (mut ctl, mut tty) = agent.both();
+    let mut other = program(3, &["cat"]);
+    other["process"]["user"] = json!("4242");
+    let (code, text) = ctl.ask(EXECUTE, other.to_string().as_bytes());
+    if code == ERROR {
+        eprintln!("skipped: needs root: {}", String::from_utf8_lossy(&text));
+        return;
+    }
+    ctl.execute(5, &["cat"]);
+    assert_eq!(ctl.bad(SIGNAL, json!({ "process": "3", "signal": 9 })), "no permission");
+    let all = json!({ "container": "hyperstart", "signal": 9, "allProcesses": true });
+    assert_eq!(ctl.bad(KILL, all), "no permission");
+    assert_eq!(tty.finish(5), 137);
+    tty.send(3, b"");
+    assert_eq!(tty.finish(3), 0);
+}
+
+#[test]
+fn stopped_programs_go_on_and_can_be_killed() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    for stdio in [3, 5] {
+        ctl.execute(stdio, &["cat"]);
+        ctl.good(SIGNAL, json!({ "process": stdio.to_string(), "signal": 19 }));
+        tty.send(stdio, b"late");
+        tty.send(stdio, b"");
+    }
+    ctl.good(SIGNAL, json!({ "process": "5", "signal": 9 }));
+    assert_eq!((tty.finish(5), tty.text(5).as_str()), (137, ""));
+    ctl.good(SIGNAL, json!({ "process": "3", "signal": 18 }));
+    assert_eq!((tty.finish(3), tty.text(3).as_str()), (0, "late"));
+}
+
+#[test]
+fn a_child_that_keeps_the_output_open_does_not_hold_up_the_end() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    ctl.shell(3, "sleep 1000 & echo $!; exit 4");
+    assert_eq!(tty.finish(3), 4);
+    let child = tty.text(3).trim().parse().expect("a number");
+    lodger::sys::signal::send(child, lodger::sys::signal::SIGKILL).expect("it lives on");
+    ctl.on_terminal(3, &["sh", "-c", "trap '' HUP; sleep 2 & exit 5"]);
+    assert_eq!(tty.finish(3), 5);
 }
 
 #[test]

@@ -24,9 +24,7 @@ pub struct Agent {
 
 impl Agent {
     pub fn start() -> Agent {
-        let folder = Folder::new();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lodger"));
-        Agent::run(&mut command, folder)
+        Agent::run(&mut Command::new(env!("CARGO_BIN_EXE_lodger")), Folder::new())
     }
 
     /// The same in namespaces of its own, as root of them; `None` where that is forbidden.
@@ -35,11 +33,15 @@ impl Agent {
         if !works.is_ok_and(|status| status.success()) {
             return None;
         }
-        let folder = Folder::new();
-        let mut command = Command::new("unshare");
         let script = format!("{script}; exec \"$@\"");
-        command.args(["-n", "-m", "-u", "sh", "-ec", &script, "sh", env!("CARGO_BIN_EXE_lodger")]);
-        Some(Agent::run(&mut command, folder))
+        Some(Agent::behind(&["unshare", "-n", "-m", "-u", "sh", "-ec", &script, "sh"]))
+    }
+
+    /// The same, run by a program that becomes it.
+    pub fn behind(words: &[&str]) -> Agent {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg(env!("CARGO_BIN_EXE_lodger"));
+        Agent::run(&mut command, Folder::new())
     }
 
     fn run(command: &mut Command, folder: Folder) -> Agent {
@@ -133,15 +135,27 @@ impl Ctl {
         Some((number(0), payload))
     }
 
+    /// The next message but a NEXT, which is counted.
+    fn next(&mut self) -> Option<Result<(), (u32, Vec<u8>)>> {
+        let (code, payload) = self.receive()?;
+        if code != NEXT {
+            return Some(Err((code, payload)));
+        }
+        let count = u32::from_be_bytes(payload.try_into().expect("four bytes")) as usize;
+        self.owed = self.owed.checked_sub(count).expect("no more than was sent");
+        Some(Ok(()))
+    }
+
+    /// Whether the next message is a NEXT.
+    pub fn acknowledged(&mut self) -> bool {
+        self.next() == Some(Ok(()))
+    }
+
     /// The next answer, behind the NEXTs in front of it.
     pub fn answer(&mut self) -> Option<(u32, Vec<u8>)> {
         loop {
-            match self.receive()? {
-                (NEXT, count) => {
-                    let count = u32::from_be_bytes(count.try_into().expect("four bytes")) as usize;
-                    self.owed = self.owed.checked_sub(count).expect("no more than was sent");
-                }
-                answer => return Some(answer),
+            if let Err(answer) = self.next()? {
+                return Some(answer);
             }
         }
     }

@@ -66,7 +66,7 @@ pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::
         ended => ended,
     };
     ctl.stream.end();
-    pair.hang_up(seat.leave(), circumstances.stop);
+    pair.hang_up(seat.leave(Vec::new()), circumstances.stop);
     ended
 }
 

@@ -20,6 +20,9 @@ const SEAT_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of stack of a thread that only waits for programs to end.
 const HANG_UP_STACK: usize = 64 << 10;
 
+/// Bytes of a container's or a process's name: hosts give 64 digits to each.
+pub const ID_MAX: usize = 255;
+
 /// Containers that a host may name. They are only names here.
 pub const CONTAINERS_MAX: usize = 256;
 
@@ -48,16 +51,30 @@ struct State {
     waiting: Vec<Streams>,
 }
 
-/// A program that runs, as commands find it.
+/// A program that runs or is about to, as commands find it.
 #[derive(Debug)]
 struct Program {
     /// The container, the program in it and the number of its input.
     key: Key,
-    /// The first one of its container.
-    is_first: bool,
+    role: Role,
     stderr: u64,
+    /// `None` while it is being started: its numbers are taken, and nobody finds it.
+    process: Option<Found>,
+}
+
+/// The process of a program.
+#[derive(Debug)]
+struct Found {
     pid: i32,
     terminal: Option<OwnedFd>,
+}
+
+/// What a program is to its container.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The one that it was made with. None that comes later takes its place.
+    First,
+    Further,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,23 +144,42 @@ impl Pair {
     ///
     /// # Errors
     /// Why it does not run.
-    pub fn start(&self, container: &str, process: Process) -> Result<(), String> {
+    pub fn start(&self, container: &str, role: Role, process: Process) -> Result<(), String> {
         process.check_numbers()?;
         let Process { program, id, stdio, stderr, terminal: is_on_terminal } = process;
         let stderr = if is_on_terminal { stdio } else { stderr };
-        let mut state = self.state();
-        state.check_free(container, &id, [stdio, stderr])?;
-        let could_not = |why: &exec::NotStarted| format!("Process could not be started: {}", why.text());
-        let (session, channels) = exec::start(&program).map_err(|why| could_not(&why))?;
+        self.reserve(Key { container: container.to_owned(), id, stdio }, role, stderr)?;
+        // Nothing is locked meanwhile: a file system may take its time, and the ends of other programs must not wait for it.
+        let (session, channels) = exec::start(&program).map_err(|why| {
+            self.forget(stdio);
+            format!("Process could not be started: {}", why.text())
+        })?;
         let master = channels.iter().find_map(|channel| channel.wr.as_ref()).filter(|_| is_on_terminal);
         let terminal = master.and_then(|master| master.try_clone().ok());
-        let is_first = state.programs.iter().all(|other| other.key.container != container);
-        let key = Key { container: container.to_owned(), id, stdio };
-        state.programs.push(Program { key, is_first, stderr, pid: session.pid(), terminal });
+        let found = Found { pid: session.pid(), terminal };
         let running = Running::new(0, session, channels, None, is_on_terminal);
-        state.waiting.push(Streams { stdio, stderr, is_on_terminal, running });
-        state.ring();
+        self.fill(found, Streams { stdio, stderr, is_on_terminal, running });
         Ok(())
+    }
+
+    /// Takes the names and numbers of a program that is about to start.
+    fn reserve(&self, key: Key, role: Role, stderr: u64) -> Result<(), String> {
+        check_id("process", &key.id)?;
+        let mut state = self.state();
+        state.check_free(&key, stderr)?;
+        state.programs.push(Program { key, role, stderr, process: None });
+        Ok(())
+    }
+
+    /// Lets commands find a program that was reserved, and the tty channel have its streams.
+    fn fill(&self, found: Found, streams: Streams) {
+        let mut state = self.state();
+        // It is there: only its own end makes a program forgotten, and before this nobody could see that.
+        if let Some(program) = state.programs.iter_mut().find(|program| program.key.stdio == streams.stdio) {
+            program.process = Some(found);
+        }
+        state.waiting.push(streams);
+        state.ring();
     }
 
     /// The programs that are new on the tty channel.
@@ -163,9 +199,8 @@ impl Pair {
         self.state().programs.retain(|program| program.key.stdio != stdio);
     }
 
-    /// Ends programs whose streams have nowhere to go any more. Waits for that only when the agent ends too: then `stop` can be read.
+    /// Ends programs that were lost with a seat. Waits for that only when the agent ends too: then `stop` can be read.
     pub fn hang_up(&self, streams: Vec<Streams>, stop: BorrowedFd) {
-        streams.iter().for_each(|streams| self.forget(streams.stdio));
         let sessions: Vec<Session> = streams.into_iter().map(|streams| streams.running.session).collect();
         if fd::wait_for(stop, fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable) {
             exec::hang_up(sessions);
@@ -178,8 +213,9 @@ impl Pair {
     /// Remembers a container.
     ///
     /// # Errors
-    /// It is known already, or there are too many.
+    /// It is known already, its name is too long, or there are too many.
     pub fn add_container(&self, id: &str) -> Result<(), String> {
+        check_id("container", id)?;
         let mut state = self.state();
         match () {
             () if state.containers.iter().any(|other| other == id) => Err(format!("container {id} exists already")),
@@ -217,25 +253,35 @@ impl Pair {
     /// Tells a program's terminal its size. One that is not there, or has no terminal, is passed over.
     pub fn resize(&self, target: &Target, window: Window) -> io::Result<()> {
         let state = self.state();
-        let mut found = state.programs.iter().filter(|program| program.is_meant(target));
-        found.try_for_each(|program| program.terminal.as_ref().map_or(Ok(()), |fd| tty::set_window(fd.as_fd(), window)))
+        let found = state.programs.iter().filter(|program| program.is_meant(target));
+        let mut terminals = found.filter_map(|program| program.process.as_ref()?.terminal.as_ref());
+        terminals.try_for_each(|terminal| tty::set_window(terminal.as_fd(), window))
     }
 
-    /// Sends a signal to the process groups of programs.
+    /// Sends a signal to the process groups of programs, also behind one that refuses it.
     ///
     /// # Errors
-    /// `NotFound` when there is none; of kill(2).
+    /// `NotFound` when there is none; of kill(2), the first one.
     pub fn signal(&self, target: &Target, signal: i32) -> io::Result<()> {
         // Locked meanwhile, so that nobody buries them and their numbers are their own.
         let state = self.state();
-        let mut found = state.programs.iter().filter(|program| program.is_meant(target)).peekable();
-        found.peek().ok_or(io::ErrorKind::NotFound)?;
-        found.try_for_each(|program| signal_group(program.pid, signal))
+        let found = state.programs.iter().filter(|program| program.is_meant(target));
+        let sent = found.filter_map(|program| program.process.as_ref()).map(|found| signal_group(found.pid, signal));
+        // Each is sent before the next result is looked at.
+        sent.reduce(|first, next| first.and(next)).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
     }
 }
 
 pub fn no_container(id: &str) -> String {
     format!("no such container: {id}")
+}
+
+/// What a host calls a container or a process is kept for as long as that is there.
+fn check_id(what: &str, id: &str) -> Result<(), String> {
+    match id.len() {
+        0..=ID_MAX => Ok(()),
+        length => Err(format!("{what} id of {length} bytes is over the limit of {ID_MAX}")),
+    }
 }
 
 impl State {
@@ -253,16 +299,17 @@ impl State {
         }
     }
 
-    fn check_free(&self, container: &str, id: &str, numbers: [u64; 2]) -> Result<(), String> {
+    fn check_free(&self, key: &Key, stderr: u64) -> Result<(), String> {
         if self.programs.len() >= PROGRAMS_MAX {
             return Err(format!("more programs than the limit of {PROGRAMS_MAX}"));
         }
         for program in &self.programs {
-            if let Some(number) = numbers.iter().find(|number| [program.key.stdio, program.stderr].contains(number)) {
+            let taken = [program.key.stdio, program.stderr];
+            if let Some(number) = [key.stdio, stderr].iter().find(|number| taken.contains(number)) {
                 return Err(format!("sequence {number} is taken"));
             }
-            if program.key.container == container && program.key.id == id {
-                return Err(format!("process {id} is running already"));
+            if program.key.container == key.container && program.key.id == key.id {
+                return Err(format!("process {} is running already", key.id));
             }
         }
         Ok(())
@@ -274,23 +321,69 @@ impl Program {
         match *target {
             Target::Sequence(number) => self.key.stdio == number,
             Target::Named { container, id } => self.key.container == container && self.key.id == id,
-            Target::FirstOf { container } => self.key.container == container && self.is_first,
+            Target::FirstOf { container } => self.key.container == container && self.role == Role::First,
             Target::AllOf { container } => self.key.container == container,
         }
     }
 }
 
 impl Seat {
-    /// Gives the place to the next one. Gives the programs whose streams nobody will ever read then.
-    pub fn leave(self) -> Vec<Streams> {
+    /// Gives the place to the next one, for whom the programs of this one are no more. Gives them, and those whose streams nobody will
+    /// ever read.
+    pub fn leave(self, mut lost: Vec<Streams>) -> Vec<Streams> {
         let mut state = self.pair.state();
+        state.programs.retain(|program| lost.iter().all(|streams| streams.stdio != program.key.stdio));
         *state.place(self.channel) = false;
         if self.channel == Channel::Tty {
             state.bell = None;
         }
-        let lost = if state.has_ctl || state.has_tty { Vec::new() } else { std::mem::take(&mut state.waiting) };
+        if !state.has_ctl && !state.has_tty {
+            let waiting = std::mem::take(&mut state.waiting);
+            state.programs.retain(|program| waiting.iter().all(|streams| streams.stdio != program.key.stdio));
+            lost.extend(waiting);
+        }
         drop(state);
         self.pair.left.notify_all();
         lost
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(id: &str, stdio: u64) -> Key {
+        Key { container: "c".to_owned(), id: id.to_owned(), stdio }
+    }
+
+    #[test]
+    fn what_is_being_started_is_taken_and_found_by_nobody() {
+        let pair = Pair::default();
+        assert_eq!(pair.add_container("c"), Ok(()));
+        assert_eq!(pair.reserve(key("a", 3), Role::First, 4), Ok(()));
+        let taken = |number: u64| Err(format!("sequence {number} is taken"));
+        assert_eq!(pair.reserve(key("b", 3), Role::Further, 9), taken(3));
+        assert_eq!(pair.reserve(key("b", 9), Role::Further, 4), taken(4));
+        assert_eq!(pair.reserve(key("a", 9), Role::Further, 10), Err("process a is running already".to_owned()));
+        assert_eq!(pair.remove_container("c"), Err("container c is running".to_owned()));
+        assert_eq!(pair.resize(&Target::Sequence(3), Window::default()).ok(), Some(()));
+        for target in [Target::FirstOf { container: "c" }, Target::AllOf { container: "c" }] {
+            let error = pair.signal(&target, 9).expect_err("it is no process yet");
+            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{target:?}");
+        }
+        assert!(pair.take_started().is_empty());
+        pair.forget(3);
+        assert_eq!(pair.reserve(key("a", 3), Role::Further, 4), Ok(()));
+    }
+
+    #[test]
+    fn those_that_are_being_started_count_for_the_limit() {
+        let pair = Pair::default();
+        let reserve =
+            |number: usize| pair.reserve(key(&number.to_string(), number as u64), Role::Further, number as u64);
+        for number in 1..=PROGRAMS_MAX {
+            assert_eq!(reserve(number), Ok(()));
+        }
+        assert_eq!(reserve(PROGRAMS_MAX + 1), Err("more programs than the limit of 64".to_owned()));
     }
 }

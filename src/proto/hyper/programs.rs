@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::proto::hyper::commands::{Answer, object};
-use crate::proto::hyper::pair::{Pair, Target, no_container};
+use crate::proto::hyper::pair::{Pair, Role, Target, no_container};
 use crate::proto::hyper::process::{self, Members};
 use crate::sys::errno;
 use crate::sys::file::{EPERM, ESRCH};
@@ -35,7 +35,7 @@ fn execute(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
     if container != AGENT && !pair.has_container(&container) {
         return Err(no_container(&container));
     }
-    start(&container, value, pair)
+    start(&container, Role::Further, value, pair)
 }
 
 fn new_container(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
@@ -44,12 +44,12 @@ fn new_container(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
         return Err("newcontainer.id is missing".to_owned());
     }
     pair.add_container(&id)?;
-    start(&id, value, pair).inspect_err(|_| drop(pair.remove_container(&id)))
+    start(&id, Role::First, value, pair).inspect_err(|_| drop(pair.remove_container(&id)))
 }
 
-fn start(container: &str, value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
+fn start(container: &str, role: Role, value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
     let process = Members::of(value, "command")?.get("process").ok_or("process is missing")?;
-    pair.start(container, process::read(process)?).map(|()| Answer::default())
+    pair.start(container, role, process::read(process)?).map(|()| Answer::default())
 }
 
 fn remove_container(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {

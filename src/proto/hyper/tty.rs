@@ -67,8 +67,7 @@ pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::
     tty.stream.end();
     let regular = tty.regular();
     let Tty { seat, programs, .. } = tty;
-    let mut lost = seat.leave();
-    lost.extend(programs.into_iter().map(|program| program.streams));
+    let lost = seat.leave(programs.into_iter().map(|program| program.streams).collect());
     pair.hang_up(lost, circumstances.stop);
     match ended {
         Err(error) if is_departure(&error) => Ok(regular),
