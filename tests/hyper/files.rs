@@ -21,11 +21,16 @@ fn a_file_is_written_behind_its_object_and_read_to_its_end() {
         assert_eq!(ctl.ask(WRITE, &[object.as_bytes(), content].concat()), (ACK, Vec::new()));
         assert_eq!(fs::read(&path).expect("a file"), content);
         assert_eq!(ctl.ask(READ, object.as_bytes()), (ACK, content.to_vec()));
+        // White space in front belongs to the object, and none behind it.
+        assert_eq!(ctl.ask(WRITE, &[b"\n ", object.as_bytes(), b" ", content].concat()), (ACK, Vec::new()));
+        assert_eq!(fs::read(&path).expect("a file"), [b" ", content].concat());
     }
     assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o644);
-    // Those say of themselves that they are empty.
-    let version = ctl.good(READ, json!({ "file": "proc/version" }));
-    assert_eq!(version, fs::read("/proc/version").expect("Linux"));
+    // Those say of themselves that they are empty, and have several pages.
+    for file in ["proc/version", "/proc/filesystems", "/proc/iomem"] {
+        let wanted = fs::read(format!("/{file}")).expect("Linux");
+        assert_eq!(ctl.good(READ, json!({ "file": file })), wanted, "{file}");
+    }
 }
 
 #[test]

@@ -27,7 +27,11 @@ const CARDS: &str = "mount --make-rprivate /; mount -t tmpfs none /etc; ip link 
     ip link add n0 type veth peer name p0; ip link set p0 up; ip link add d0 type veth peer name d1";
 
 fn agent(test: &str) -> Option<Agent> {
-    let agent = Agent::in_namespaces(CARDS);
+    namespaced(test, CARDS)
+}
+
+fn namespaced(test: &str, script: &str) -> Option<Agent> {
+    let agent = Agent::in_namespaces(script);
     if agent.is_none() {
         eprintln!("skipped {test}: needs root, namespaces and ip");
     }
@@ -102,6 +106,66 @@ fn interfaces_and_routes_come_and_go_one_by_one() {
         let text = ctl.bad(code, arguments);
         assert!(text.starts_with(why), "{text}");
     }
+}
+
+/// Devices that are off; the kernel refuses two of them. And a PCI bus that keeps what is written to it.
+const DEVICES: &str = "mount --make-rprivate /; mount -t tmpfs none /sys/devices/system; mount -t tmpfs none /sys/bus; \
+    mkdir /sys/bus/pci; echo 0 > /sys/bus/pci/rescan; cd /sys/devices/system; \
+    for device in cpu/cpu1 cpu/cpu2 memory/memory7 memory/memory8; do mkdir -p $device; echo 0 > $device/online; done; \
+    for device in cpu/cpu1 memory/memory7; do \
+        mount --bind $device/online $device/online; mount -o remount,bind,ro $device/online; done; cd /; \
+    ip link add n0 type veth peer name p0";
+
+#[test]
+fn all_that_is_off_is_tried_and_a_refusal_is_no_error_of_hyperstarts_command() {
+    let test = "all_that_is_off_is_tried_and_a_refusal_is_no_error_of_hyperstarts_command";
+    let Some(agent) = namespaced(test, DEVICES) else { return };
+    let mut ctl = agent.ctl();
+    let states = || {
+        inside(
+            &agent,
+            "cat /sys/devices/system/cpu/cpu1/online /sys/devices/system/cpu/cpu2/online \
+        /sys/devices/system/memory/memory7/online /sys/devices/system/memory/memory8/online",
+        )
+    };
+    let answer = agent.call("system.online-cpus");
+    let refusal = "switch on /sys/devices/system/cpu/cpu1/online: read-only file system";
+    assert_eq!((&answer["Status"], &answer["StatusMessage"]), (&json!(1), &json!(refusal)));
+    assert_eq!(states(), "0\n10\n1");
+    inside(&agent, "cp /sys/devices/system/cpu/cpu1/online /sys/devices/system/memory/memory8/online");
+    assert_eq!(ctl.good(19, json!(null)), b"");
+    assert_eq!(states(), "0\n10\n1");
+}
+
+#[test]
+fn an_interface_is_looked_for_on_the_bus_first() {
+    let Some(agent) = namespaced("an_interface_is_looked_for_on_the_bus_first", DEVICES) else { return };
+    let mut ctl = agent.ctl();
+    let rescan = || {
+        let text = inside(&agent, "cat /sys/bus/pci/rescan");
+        inside(&agent, "cp /sys/devices/system/cpu/cpu1/online /sys/bus/pci/rescan");
+        text.trim_end().to_owned()
+    };
+    assert_eq!(ctl.good(12, json!(null)), b"");
+    assert_eq!(rescan(), "0");
+    ctl.good(20, json!({ "device": "n0" }));
+    assert_eq!(rescan(), "1");
+    ctl.good(START, json!({ "interfaces": [] }));
+    assert_eq!(rescan(), "0");
+    ctl.good(START, json!({ "interfaces": [{ "device": "n0" }] }));
+    assert_eq!(rescan(), "1");
+    // As hosts of 1.x ask for it alone.
+    assert_eq!(ctl.good(8, json!(null)), b"");
+    assert_eq!(rescan(), "1");
+    // One that makes no sense is looked for nowhere.
+    ctl.bad(20, json!({ "device": 1 }));
+    assert_eq!(rescan(), "0");
+    // Nobody has such a bus, and everything else goes on.
+    inside(&agent, "rm /sys/bus/pci/rescan");
+    ctl.good(20, json!({ "device": "n0" }));
+    assert_eq!(inside(&agent, "ls /sys/bus/pci"), "");
+    inside(&agent, "mkdir /sys/bus/pci/rescan");
+    ctl.good(20, json!({ "device": "n0" }));
 }
 
 #[test]

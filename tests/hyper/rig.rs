@@ -50,10 +50,12 @@ impl Agent {
             command.arg("--listen");
             command.arg(format!("unix:{},proto=hyper-{channel}", folder.path(channel).display()));
         }
+        // And a third address, for all other protocols.
+        command.arg("--listen").arg(format!("unix:{}", folder.path("any").display()));
         let child = command.stdin(Stdio::null()).spawn().expect("the agent starts");
         let agent = Agent { child, folder };
-        let (ctl, tty) = (agent.folder.path("ctl"), agent.folder.path("tty"));
-        wait_until("the agent listens", || ctl.exists() && tty.exists());
+        let sockets = ["ctl", "tty", "any"].map(|name| agent.folder.path(name));
+        wait_until("the agent listens", || sockets.iter().all(|socket| socket.exists()));
         agent
     }
 
@@ -67,6 +69,15 @@ impl Agent {
 
     pub fn both(&self) -> (Ctl, Tty) {
         (self.ctl(), self.tty())
+    }
+
+    /// The answer to a command of the table, on a connection of its own that is no channel.
+    pub fn call(&self, name: &str) -> Value {
+        let mut socket = connect(&self.folder.path("any"));
+        socket.write_all(json!({ "Command": name }).to_string().as_bytes()).expect("the agent reads");
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).expect("an answer");
+        serde_json::from_slice(&answer).expect("JSON")
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

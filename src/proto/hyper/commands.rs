@@ -12,6 +12,9 @@ use crate::proto::hyper::process::Members;
 /// What an unknown command is told: the words of the agent of Clear Containers, which leave out the name.
 pub const NO_CALLBACK: &str = "No callback found for command \"\"";
 
+/// What `writefile` is told where a JSON value is all that comes: an empty file would be the loss of the one that is there.
+const NO_CONTENT: &str = "writefile: no content can come with a JSON value, and the file is left as it is";
+
 /// The version of this dialect: windows and exit codes by the sequence of tty.
 pub const VERSION: u32 = 4242;
 
@@ -30,19 +33,25 @@ impl From<Vec<u8>> for Answer {
     }
 }
 
-/// Runs a command by its name in the specification (`startpod`) with its payload. Members that it does not know are passed over.
+/// Runs a command by its name in the specification (`startpod`) with its payload, a JSON value. Members that it does not know are passed
+/// over.
 ///
 /// # Errors
-/// The text for the host. `NO_CALLBACK` for an unknown name, and for those that need the programs of a channel.
+/// The text for the host. `NO_CALLBACK` for an unknown name, and for those that need the programs of a channel. `writefile` has its content
+/// behind its value, where here nothing is: see `write_file`.
 pub fn run(name: &str, data: &[u8], call: &Call) -> Result<Answer, String> {
     match name {
-        "ping" | "ready" | "getpod" => Ok(Answer::default()),
+        "ping" | "getpod" => Ok(Answer::default()),
+        "ready" => {
+            network::look_for_devices();
+            Ok(Answer::default())
+        }
         "version" => Ok(VERSION.to_be_bytes().to_vec().into()),
         "destroypod" => table("system.shutdown", json!({ "mode": "poweroff" }), call),
         "readfile" => read_file(data, call),
-        "writefile" => write_file(data, call),
-        "onlinecpumem" => table("system.online-cpus", json!({}), call),
-        "setupinterface" => table("network.set-interface", network::interface(&object(data)?)?, call),
+        "writefile" => Err(NO_CONTENT.to_owned()),
+        "onlinecpumem" => Ok(switch_on(call)),
+        "setupinterface" => set_interface(&object(data)?, call),
         "setuproute" => set_routes(&object(data)?, call),
         "deleteinterface" => delete_interface(&object(data)?, call),
         "startpod" => start_pod(&object(data)?, call),
@@ -86,8 +95,12 @@ fn read_file(data: &[u8], call: &Call) -> Result<Answer, String> {
     BASE64.decode(content.as_bytes()).map(Answer::from).map_err(|error| error.to_string())
 }
 
-/// An object, and right behind it what is to be written.
-fn write_file(data: &[u8], call: &Call) -> Result<Answer, String> {
+/// `writefile` on a channel whose payload may have more than a JSON value: an object, and right behind it what is to be written. Nothing
+/// there makes an empty file.
+///
+/// # Errors
+/// The text for the host.
+pub fn write_file(data: &[u8], call: &Call) -> Result<Answer, String> {
     let mut scanner = Scanner::value();
     let end = scanner.feed(data).ok().flatten().ok_or("writefile: no object is in front")?;
     let path = file_of(&object(&data[..end])?)?;
@@ -104,6 +117,21 @@ fn file_of(value: &Value) -> Result<String, String> {
     }
 }
 
+/// Answered well whatever the kernel says: hosts want to hear that it is under way, and hyperstart has nothing else to say.
+fn switch_on(call: &Call) -> Answer {
+    if let Err(why) = table("system.online-cpus", json!({}), call) {
+        log::warn!("onlinecpumem: {why}");
+    }
+    Answer::default()
+}
+
+/// One that was plugged in a moment ago may not have been seen yet.
+fn set_interface(value: &Value, call: &Call) -> Result<Answer, String> {
+    let arguments = network::interface(value)?;
+    network::look_for_devices();
+    table("network.set-interface", arguments, call)
+}
+
 /// What a pod says of the machine: its name, its network. There is no place for containers here, and no file system to share.
 fn start_pod(value: &Value, call: &Call) -> Result<Answer, String> {
     let members = Members::of(value, "startpod")?;
@@ -112,7 +140,7 @@ fn start_pod(value: &Value, call: &Call) -> Result<Answer, String> {
         table("system.hostname", json!({ "name": name }), call)?;
     }
     for value in members.list("interfaces")? {
-        table("network.set-interface", network::interface(value)?, call)?;
+        set_interface(value, call)?;
     }
     if let Some(routes) = network::routes(&members)? {
         table("network.add-routes", routes, call)?;
@@ -166,4 +194,54 @@ fn table_of(processes: &[Value]) -> String {
         text.push_str(&format!("{:5} {:7} {:7} {command}\n", number("uid"), number("pid"), number("parent_pid")));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::table::Table;
+    use crate::sys::process::effective_user;
+
+    fn here<T>(run: impl FnOnce(&Call) -> T) -> T {
+        run(&Call { table: &Table::empty(), caller: None, stop: None })
+    }
+
+    #[test]
+    fn a_file_is_written_only_where_its_content_can_come() {
+        let path = std::env::temp_dir().join(format!("lodger-content-{}", std::process::id()));
+        std::fs::write(&path, "kept").expect("a file");
+        let data = json!({ "container": "hyperstart", "file": path }).to_string();
+        let refusal = here(|call| run("writefile", data.as_bytes(), call)).err();
+        assert_eq!(refusal.as_deref(), Some(NO_CONTENT));
+        assert_eq!(std::fs::read(&path).expect("a file"), b"kept");
+        assert!(here(|call| write_file(data.as_bytes(), call)).is_ok());
+        assert_eq!(std::fs::read(&path).expect("a file"), b"");
+        std::fs::remove_file(&path).expect("the file is ours");
+    }
+
+    #[test]
+    fn the_machine_ends_behind_the_answer() {
+        match here(|call| run("destroypod", b"null", call)) {
+            // Not called: that would be the end of this machine.
+            Ok(answer) => assert!(answer.bytes.is_empty() && answer.afterwards.is_some()),
+            Err(why) => assert_ne!(effective_user(), 0, "{why}"),
+        }
+    }
+
+    #[test]
+    fn values_are_counted_before_they_cost_memory() {
+        let many = |count: usize| format!("{{\"file\":\"/\",\"x\":[{}0]}}", "0,".repeat(count - 1));
+        let refusal = |data: &str| object(data.as_bytes()).err().unwrap_or_default();
+        // The object, the file's name, the list.
+        assert_eq!(refusal(&many(VALUES_MAX - 3)), "");
+        let too_many = format!("more than the limit of {VALUES_MAX} values");
+        assert_eq!(refusal(&many(VALUES_MAX - 2)), too_many);
+        for text in [many(500_000), "[".repeat(500_000), "[[]".to_owned() + &",[]".repeat(300_000)] {
+            assert_eq!(refusal(&text), too_many);
+            let written = here(|call| write_file(text.as_bytes(), call)).err().unwrap_or_default();
+            assert!(written == too_many || written == "writefile: no object is in front", "{written}");
+        }
+        // What is broken, or ends, behind too many values is too many all the same.
+        assert_eq!(refusal(&("[".to_owned() + &"0,".repeat(VALUES_MAX) + "x")), too_many);
+    }
 }

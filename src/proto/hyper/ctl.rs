@@ -171,9 +171,10 @@ impl Ctl<'_> {
         let pair: &Arc<Pair> = &settings.hyper;
         let call =
             Call { table: &settings.commands, caller: Some(self.stream.output()), stop: Some(self.circumstances.stop) };
-        match programs::run(name, payload, pair) {
-            Some(result) => result,
-            None => commands::run(name, payload, &call),
+        match (name, programs::run(name, payload, pair)) {
+            (_, Some(result)) => result,
+            ("writefile", None) => commands::write_file(payload, &call),
+            (name, None) => commands::run(name, payload, &call),
         }
     }
 

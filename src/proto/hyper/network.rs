@@ -1,10 +1,32 @@
 //! What hyperstart's hosts say of networks, as the commands of the table want it.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::IpAddr;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use crate::proto::hyper::process::Members;
+use crate::sys::errno;
+
+/// Written to, it makes the kernel look for PCI devices that were plugged in without a word to it.
+const RESCAN: &str = "/sys/bus/pci/rescan";
+
+/// Makes the kernel look for new devices, where it has a PCI bus. It has them when this returns; a refusal is only a line of the log.
+pub fn look_for_devices() {
+    if let Err(error) = write_one(Path::new(RESCAN)) {
+        log::warn!("write {RESCAN}: {}", errno::describe(&error));
+    }
+}
+
+/// Writes 1 to a file that may be missing, and is not made.
+fn write_one(path: &Path) -> io::Result<()> {
+    match File::options().write(true).open(path).and_then(|mut file| file.write_all(b"1")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
 
 /// The arguments of `network.set-interface` for an interface; the older form has its one address in the object itself.
 pub fn interface(value: &Value) -> Result<Value, String> {
@@ -90,6 +112,17 @@ fn bits_of(mask: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_switch_that_is_missing_is_not_made_and_no_error() {
+        let path = std::env::temp_dir().join(format!("lodger-rescan-{}", std::process::id()));
+        assert!(write_one(&path).is_ok() && !path.exists());
+        std::fs::write(&path, "").expect("a file");
+        assert!(write_one(&path).is_ok());
+        assert_eq!(std::fs::read(&path).expect("a file"), b"1");
+        std::fs::remove_file(&path).expect("the file is ours");
+        assert!(write_one(&std::env::temp_dir()).is_err());
+    }
 
     #[test]
     fn a_mask_is_a_length_or_ones_in_front() {
