@@ -1,6 +1,8 @@
 //! The ctl channel, byte for byte.
 
 use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
 
 use lodger::proto::hyper::message::MESSAGE_MAX;
 use serde_json::json;
@@ -91,6 +93,60 @@ fn messages_may_be_split_and_joined_and_every_byte_is_acknowledged() {
         }
     }
     assert_eq!(ctl.answer(), Some((ACK, Vec::new())));
+}
+
+#[test]
+fn a_channel_is_ready_once_and_says_nothing_unasked() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    ctl.shell(3, "exit 3");
+    assert_eq!(tty.finish(3), 3);
+    assert_eq!(ctl.ask(12, b""), (ACK, Vec::new()));
+    // No event came before that, and none comes behind it.
+    ctl.socket.shutdown(Shutdown::Write).expect("a socket");
+    assert_eq!(ctl.receive(), None);
+    // Each channel has its own.
+    assert_eq!(Ctl::open(&agent.path("ctl")).receive(), Some((8, Vec::new())));
+}
+
+#[test]
+fn what_came_before_the_end_of_the_host_is_answered() {
+    let agent = Agent::start();
+    let mut ctl = agent.ctl();
+    ctl.send(&[ctl_message(12, b""), ctl_message(0, b"null"), ctl_message(3, b"")].concat());
+    ctl.socket.shutdown(Shutdown::Write).expect("a socket");
+    for answer in [ACK, ACK, ERROR] {
+        assert_eq!(ctl.answer().map(|(code, _)| code), Some(answer));
+    }
+    assert_eq!((ctl.owed, ctl.answer()), (0, None));
+    // Half a message is none.
+    let mut ctl = agent.ctl();
+    ctl.send(&ctl_message(12, b"null")[..10]);
+    ctl.socket.shutdown(Shutdown::Write).expect("a socket");
+    assert_eq!((ctl.answer(), ctl.owed), (None, 0));
+    assert_eq!(agent.ctl().ask(12, b""), (ACK, Vec::new()));
+}
+
+#[test]
+fn a_host_that_reads_no_answers_holds_up_itself_alone() {
+    let agent = Agent::start();
+    let mut ctl = agent.ctl();
+    let mut tty = agent.tty();
+    ctl.execute(3, &["cat"]);
+    ctl.socket.set_write_timeout(Some(Duration::from_millis(300))).expect("a time-out");
+    let large = agent.path("large");
+    std::fs::write(&large, vec![b'x'; 1 << 20]).expect("a file");
+    let question = ctl_message(16, json!({ "file": large }).to_string().as_bytes());
+    let blocked = (0..10_000).find_map(|_| ctl.socket.write_all(&question).err());
+    assert!(blocked.is_some(), "questions are not taken without end");
+    let memory = crate::support::status(agent.child.id(), "VmRSS");
+    assert!(memory < 24 << 10, "{memory} kB");
+    assert_eq!(agent.call("agent.ping")["Status"], 0);
+    tty.send(3, b"passes");
+    tty.send(3, b"");
+    assert_eq!((tty.finish(3), tty.text(3).as_str()), (0, "passes"));
+    drop(ctl);
+    assert_eq!(agent.ctl().ask(12, b""), (ACK, Vec::new()));
 }
 
 #[test]

@@ -155,6 +155,64 @@ fn a_program_that_never_reads_is_hung_up_when_others_wait() {
 }
 
 #[test]
+fn the_input_of_all_programs_together_has_a_limit() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let numbers: Vec<u64> = (10..130).step_by(2).collect();
+    for number in &numbers {
+        ctl.shell(*number, "sleep 1000");
+    }
+    tty.socket.set_write_timeout(Some(Duration::from_millis(500))).expect("a time-out");
+    let (mut sent, message) = (0, [b'x'; 50_000]);
+    // As much for each as a single one may leave unread.
+    let messages = (0..STDIN_MAX / message.len()).flat_map(|_| &numbers);
+    let blocked = messages.map(|number| tty.socket.write_all(&tty_message(*number, &message))).find_map(|result| {
+        sent += message.len();
+        result.err()
+    });
+    assert!(blocked.is_some(), "{sent} bytes were taken");
+    let memory = crate::support::status(agent.child.id(), "VmRSS");
+    assert!(memory < 20 << 10, "{memory} kB");
+    // The channel is held up, and its programs are not: the end of one is heard.
+    ctl.good(24, serde_json::json!({ "container": "hyperstart", "process": "10", "signal": 9 }));
+    assert_eq!(tty.finish(10), 137);
+}
+
+#[test]
+fn programs_whose_ends_nobody_reads_are_no_more_than_may_run() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    ctl.execute(3, &["head", "-c", "10000000", "/dev/zero"]);
+    let mut started = Vec::new();
+    let mut start_more = || {
+        let before = started.len();
+        for number in (10 + 2 * before as u64..).step_by(2) {
+            let (code, text) = ctl.ask(6, crate::rig::program(number, &["true"]).to_string().as_bytes());
+            if code == crate::rig::ERROR {
+                assert_eq!(text, b"more programs than the limit of 64");
+                return started.len() - before;
+            }
+            started.push(number);
+        }
+        unreachable!("numbers have no end")
+    };
+    assert!(start_more() >= 63);
+    // All have ended by now, and their output has long been silent.
+    crate::support::pause(2 * lodger::exec::QUIET);
+    // Nobody's, and something to wake up for.
+    tty.send(1, b"");
+    crate::support::pause(Duration::from_millis(100));
+    assert_eq!(start_more(), 0, "their ends cannot have been told");
+    assert_eq!(tty.finish(3), 0);
+    assert_eq!(tty.output.remove(&3).map(|bytes| bytes.len()), Some(10_000_000));
+    for number in started {
+        assert_eq!(tty.finish(number), 0);
+    }
+    ctl.shell(3, "exit 3");
+    assert_eq!(tty.finish(3), 3);
+}
+
+#[test]
 fn a_host_that_reads_nothing_holds_up_programs_and_no_memory() {
     let agent = Agent::start();
     let (mut ctl, mut tty) = agent.both();

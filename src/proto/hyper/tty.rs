@@ -7,9 +7,11 @@
 //! ```
 //!
 //! Input for a number that no program has is dropped, and so is the end of input for a terminal. There is no flow control, so a program that
-//! does not read its input would hold up that of all others behind it. Input waits for it up to `STDIN_MAX`; then the channel is not read until
-//! the program takes some. A program that takes none for `STUCK_PATIENCE` while others have an open input gets a hang-up: to lose input would
-//! go unnoticed, an exit code does not. Alone it may take as long as it likes. (Its signals and windows come over the other channel.)
+//! does not read its input would hold up that of all others behind it. Input waits up to `STDIN_MAX`, that of all programs together; then the
+//! channel is not read until they take some. The one with most of it that takes none for `STUCK_PATIENCE` while others have an open input gets
+//! a hang-up: to lose input would go unnoticed, an exit code does not. Alone it may take as long as it likes. (Its signals and windows come
+//! over the other channel.)
+//! A host that reads nothing holds up the output of programs, also the end of it, and so theirs: there are no more than may run.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -42,7 +44,8 @@ pub const OUTPUT_MAX: usize = 10_240 - HEADER_BYTES;
 /// Bytes that wait for the host above which no program is read: some messages, so that what a person types is answered behind little.
 const OUTBOX_HIGH: usize = 128 << 10;
 
-/// Bytes of input that a program has not read above which the channel is not read. Each may have one message on top.
+/// Bytes of input that programs have not read, together, above which the channel is not read: room for one that is slow, and no more in a
+/// small guest however many there are. One message may come on top.
 pub const STDIN_MAX: usize = 1 << 20;
 
 /// How long a program may read nothing of a full queue while others may be waiting for input.
@@ -94,7 +97,7 @@ enum Source {
 
 struct Program {
     streams: Streams,
-    /// Since when its queue is full and nothing has been read of it.
+    /// Since when the channel waits for it, and it has read nothing of its input.
     full_since: Option<Instant>,
 }
 
@@ -183,9 +186,13 @@ impl<'a> Tty<'a> {
         Ok(self.regular())
     }
 
-    /// Whether the channel may be read: no program's input is piling up.
+    /// Whether the channel may be read: input is not piling up.
     fn wants_input(&self) -> bool {
-        self.programs.iter().all(|program| program.queued() < STDIN_MAX)
+        self.programs.iter().map(Program::queued).sum::<usize>() < STDIN_MAX
+    }
+
+    fn has_room(&self) -> bool {
+        self.outbox.len() < OUTBOX_HIGH
     }
 
     /// Acts on the messages that have come. The error says that the host cannot be understood any more.
@@ -226,7 +233,8 @@ impl<'a> Tty<'a> {
             self.outbox.push(&encode(stdio, &[code]));
         }
         let with_input = self.programs.iter().filter(|program| program.has_input()).count();
-        for program in self.programs.iter_mut().filter(|program| program.is_stuck(now) && with_input > 1) {
+        let stuck = self.programs.iter_mut().filter(|program| program.is_stuck(now) && with_input > 1);
+        if let Some(program) = stuck.max_by_key(|program| program.queued()) {
             log::warn!("program {} reads no input and holds up others: hung up", program.streams.stdio);
             program.end_input();
             let _ = program.streams.running.session.signal(signal::SIGHUP);
@@ -235,8 +243,9 @@ impl<'a> Tty<'a> {
     }
 
     fn look_at_queues(&mut self) {
-        let has_room = self.outbox.len() < OUTBOX_HIGH;
-        self.programs.iter_mut().for_each(|program| program.look_at_queue(has_room));
+        // The time of programs runs only while the host takes output: one that waits for that cannot read.
+        let now = (!self.wants_input() && self.has_room()).then(Instant::now);
+        self.programs.iter_mut().for_each(|program| program.look_at_queue(now));
     }
 
     fn watch(&self, set: &mut PollSet, sources: &mut Vec<Source>) {
@@ -248,7 +257,7 @@ impl<'a> Tty<'a> {
         if let Some(bell) = &self.seat.bell {
             add(set, bell.as_fd(), fd::READ, Source::Bell);
         }
-        let has_room = self.outbox.len() < OUTBOX_HIGH;
+        let has_room = self.has_room();
         let input = if self.wants_input() { fd::READ } else { fd::PEER_ENDED };
         let output = if self.outbox.is_empty() { fd::HANG_UP } else { fd::WRITE };
         if self.stream.is_one() {
@@ -279,7 +288,7 @@ impl<'a> Tty<'a> {
     /// How long nothing may happen before there is something to do.
     fn time_left(&self) -> Option<Duration> {
         let now = Instant::now();
-        let has_room = self.outbox.len() < OUTBOX_HIGH;
+        let has_room = self.has_room();
         let running = || self.programs.iter().map(|program| &program.streams.running);
         let quiet = running().filter(|_| has_room).filter_map(|running| running.deadline());
         let with_input = self.programs.iter().filter(|program| program.has_input()).count();
@@ -378,12 +387,9 @@ impl Program {
         }
     }
 
-    /// The time of a program runs only while the host takes output: one that waits for that cannot read.
-    fn look_at_queue(&mut self, has_room: bool) {
-        match self.queued() < STDIN_MAX || !has_room {
-            true => self.full_since = None,
-            false => self.full_since = self.full_since.or_else(|| Some(Instant::now())),
-        }
+    /// Notes since when its input holds up the channel; without `now` nothing does.
+    fn look_at_queue(&mut self, now: Option<Instant>) {
+        self.full_since = now.filter(|_| self.queued() > 0).map(|now| self.full_since.unwrap_or(now));
     }
 
     fn is_stuck(&self, now: Instant) -> bool {
