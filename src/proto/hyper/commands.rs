@@ -51,7 +51,7 @@ pub fn run(name: &str, data: &[u8], call: &Call) -> Result<Answer, String> {
         "readfile" => read_file(data, call),
         "writefile" => Err(NO_CONTENT.to_owned()),
         "onlinecpumem" => Ok(switch_on(call)),
-        "setupinterface" => set_interface(&object(data)?, call),
+        "setupinterface" => set_interfaces(&[object(data)?], call),
         "setuproute" => set_routes(&object(data)?, call),
         "deleteinterface" => delete_interface(&object(data)?, call),
         "startpod" => start_pod(&object(data)?, call),
@@ -126,10 +126,13 @@ fn switch_on(call: &Call) -> Answer {
 }
 
 /// One that was plugged in a moment ago may not have been seen yet.
-fn set_interface(value: &Value, call: &Call) -> Result<Answer, String> {
-    let arguments = network::interface(value)?;
-    network::look_for_devices();
-    table("network.set-interface", arguments, call)
+fn set_interfaces(values: &[Value], call: &Call) -> Result<Answer, String> {
+    let interfaces = values.iter().map(network::interface).collect::<Result<Vec<_>, _>>()?;
+    if !interfaces.is_empty() {
+        network::look_for_devices();
+    }
+    interfaces.into_iter().try_for_each(|interface| table("network.set-interface", interface, call).map(drop))?;
+    Ok(Answer::default())
 }
 
 /// What a pod says of the machine: its name, its network. There is no place for containers here, and no file system to share.
@@ -139,9 +142,7 @@ fn start_pod(value: &Value, call: &Call) -> Result<Answer, String> {
     if !name.is_empty() {
         table("system.hostname", json!({ "name": name }), call)?;
     }
-    for value in members.list("interfaces")? {
-        set_interface(value, call)?;
-    }
+    set_interfaces(members.list("interfaces")?, call)?;
     if let Some(routes) = network::routes(&members)? {
         table("network.add-routes", routes, call)?;
     }
