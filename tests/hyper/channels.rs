@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::rig::{ACK, Agent, Ctl, Tty};
+use serde_json::json;
+
+use crate::rig::{ACK, Agent, Ctl, ERROR, Tty};
 use crate::support::{lives, wait_until};
 
 /// The process number that a program has said.
@@ -38,6 +40,30 @@ fn the_end_of_tty_is_a_hang_up_and_the_end_of_ctl_is_none() {
     let mut tty = agent.tty();
     ctl.shell(5, "echo again");
     assert_eq!((tty.finish(5), tty.text(5).as_str()), (0, "again\n"));
+}
+
+#[test]
+fn a_container_that_lost_its_tty_channel_can_be_made_again_at_once() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let new =
+        |script: &str| json!({ "id": "c1", "process": { "stdio": 3, "stderr": 4, "args": ["sh", "-c", script] } });
+    let kill = |signal: u8| json!({ "container": "c1", "signal": signal, "allProcesses": false });
+    ctl.good(17, new("trap '' HUP; echo $$; while :; do sleep 0.05; done"));
+    let first = pid(&mut tty, 3);
+    ctl.good(18, kill(18));
+    drop(tty);
+    let mut tty = agent.tty();
+    // Nobody finds it any more, while it has some time left to end.
+    wait_until("the end of the channel is seen", || ctl.ask(18, kill(18).to_string().as_bytes()).0 == ERROR);
+    assert_eq!(ctl.bad(18, kill(9)), "no such process");
+    assert!(lives(first));
+    ctl.good(22, json!({ "container": "c1" }));
+    ctl.good(17, new("echo second; sleep 1000"));
+    tty.until(3, "second\n");
+    ctl.good(18, kill(15));
+    assert_eq!((tty.finish(3), tty.text(3).as_str()), (143, "second\n"));
+    wait_until("the first one has had its time", || !lives(first));
 }
 
 #[test]
