@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guest::{Client, kernel, lodger, run, text};
-use rig::{ACK, Ctl, Tty, tty_message};
+use rig::{ACK, Ctl, Tty, ctl_message, tty_message};
 use serde_json::json;
 use support::{Folder, pause, wait_until};
 
@@ -98,6 +98,22 @@ fn hosts_of_hyperstart_run_programs_on_its_ports_and_end_the_guest() {
     assert!(tty.text(3).contains("30 100"));
     ctl.good(24, json!({ "container": "hyperstart", "process": "5", "signal": 15 }));
     assert_eq!(tty.finish(5), 143);
+    // The largest file there and back, in pieces as runV sends them, each when the one before is acknowledged.
+    let object = json!({ "container": "", "file": "/root/large" }).to_string();
+    let content: Vec<u8> = (0..1u32 << 20).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
+    let start = Instant::now();
+    for piece in ctl_message(15, &[object.as_bytes(), &content].concat()).chunks(512) {
+        ctl.send(piece);
+        while ctl.owed > 0 {
+            assert!(ctl.acknowledged());
+        }
+    }
+    assert_eq!(ctl.answer(), Some((ACK, Vec::new())));
+    assert!(ctl.ask(16, object.as_bytes()) == (ACK, content), "it is what was sent");
+    let _ = writeln!(std::io::stderr(), "1 MB in pieces of 512 bytes in {:?}", start.elapsed());
+    // A bus to look at, and a card that is on none.
+    ctl.good(8, json!(null));
+    assert_eq!(ctl.bad(20, json!({ "device": "none" })), "none: no such interface");
     // Another host, and nothing of the first.
     ctl.shell(3, "trap '' PIPE; trap 'echo > /root/hung-up; exit' HUP; echo ready; while :; do sleep 1; done");
     tty.until(3, "ready\n");
