@@ -1,11 +1,13 @@
 //! Two channels that find each other: who may be there, and what the end of one means.
 
+use std::io::Read;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::rig::{ACK, Agent, Ctl, ERROR, Tty};
-use crate::support::{lives, wait_until};
+use crate::rig::{ACK, Agent, Ctl, ERROR, Tty, program};
+use crate::support::{children, lives, wait_until};
 
 /// The process number that a program has said.
 fn pid(tty: &mut Tty, sequence: u64) -> u32 {
@@ -105,6 +107,35 @@ fn a_channel_that_comes_right_behind_another_is_served() {
         let (mut ctl, mut tty) = agent.both();
         ctl.shell(3, &format!("exit {round}"));
         assert_eq!(tty.finish(3), round);
+    }
+}
+
+#[test]
+fn programs_start_while_tty_channels_come_and_go_and_none_is_forgotten() {
+    let agent = Agent::start();
+    let mut ctl = agent.ctl();
+    let starter = thread::spawn(move || {
+        for stdio in (10..510).step_by(2) {
+            // As many as there may be wait for a channel to be heard on.
+            ctl.ask(6, program(stdio, &["true"]).to_string().as_bytes());
+        }
+        ctl
+    });
+    while !starter.is_finished() {
+        let mut tty = agent.tty();
+        tty.socket.set_read_timeout(Some(Duration::from_millis(2))).expect("a time-out");
+        let _ = tty.socket.read(&mut [0; 100]);
+    }
+    let mut ctl = starter.join().expect("all is answered");
+    let mut tty = agent.tty();
+    wait_until("each has been buried", || children(agent.child.id()).is_empty());
+    // Those of the last ones who were not heard are told first; the others have given their numbers back.
+    for stdio in [600, 602] {
+        ctl.shell(stdio, "exit 3");
+        assert_eq!(tty.finish(stdio), 3);
+    }
+    for stdio in (10..74).step_by(2) {
+        ctl.execute(stdio, &["cat"]);
     }
 }
 
