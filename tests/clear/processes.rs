@@ -41,7 +41,7 @@ fn the_output_of_a_process_without_a_token_is_thrown_away_and_it_has_no_input() 
 #[test]
 fn all_output_comes_before_the_end() {
     let agent = Agent::start();
-    let script = "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero; (sleep 0.1; echo last) & exit 1";
+    let script = "head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero; (sleep 0.02; echo last) & exit 1";
     let (_runtime, mut shim, _) = running(&agent, "vm", script);
     let (stdout, stderr, code) = shim.finish();
     assert_eq!((stdout.len(), stderr.len(), code), (300_005, 300_000, 1));

@@ -53,13 +53,15 @@ fn a_process_that_ignores_15_is_not_waited_for_for_long() {
 #[test]
 fn programs_can_be_sent_other_signals_and_go_on() {
     let agent = Agent::start();
-    let script = "trap 'echo usr1' USR1; echo ready; while :; do sleep 0.05; done";
+    let script = "trap 'echo usr1; exit 3' USR1; echo ready; while :; do sleep 0.05; done";
     let (_runtime, mut shim, _) = running(&agent, "vm", script);
     assert_eq!(shim.line(), "ready");
     shim.done(SIGNAL, json!({"signalNumber": 0}));
     shim.send(COMMAND, SIGNAL, json!({"signalNumber": 10}).to_string());
     assert_eq!(shim.next(), success(SIGNAL));
-    assert_eq!(shim.line(), "usr1");
+    // The shell tells on its error output how its own program ended, which is in the same process group.
+    let (stdout, _, code) = shim.finish();
+    assert_eq!((stdout, code), (b"usr1\n".to_vec(), 3));
 }
 
 #[test]

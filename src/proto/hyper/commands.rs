@@ -3,9 +3,10 @@
 use data_encoding::BASE64;
 use serde_json::{Map, Value, json};
 
-use crate::commands::arguments::{Arguments, VALUES_MAX};
+use crate::commands::arguments::Arguments;
 use crate::commands::{BUILT_IN, Call, Error, Reply};
 use crate::json::scan::Scanner;
+use crate::proto::go;
 use crate::proto::hyper::network;
 use crate::proto::hyper::process::Members;
 
@@ -63,14 +64,10 @@ pub fn run(name: &str, data: &[u8], call: &Call) -> Result<Answer, String> {
 /// The JSON value of a payload.
 ///
 /// # Errors
-/// It is none, or has more than `VALUES_MAX` values.
+/// It is none, or has more than `VALUES_MAX` values. In Go's words, which are those of the agent of Clear Containers.
 pub fn object(data: &[u8]) -> Result<Value, String> {
-    let mut scanner = Scanner::value();
-    // What is no JSON is told so, with its place, by the parser.
-    let _ = scanner.feed(data);
-    if scanner.values() > VALUES_MAX {
-        return Err(format!("more than the limit of {VALUES_MAX} values"));
-    }
+    go::check(data)?;
+    // Go takes any bytes for text.
     let text = String::from_utf8_lossy(data);
     serde_json::from_str(&text).map_err(|error| error.to_string())
 }
@@ -200,6 +197,7 @@ fn table_of(processes: &[Value]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::arguments::VALUES_MAX;
     use crate::commands::table::Table;
     use crate::sys::process::effective_user;
 
@@ -237,12 +235,16 @@ mod tests {
         assert_eq!(refusal(&many(VALUES_MAX - 3)), "");
         let too_many = format!("more than the limit of {VALUES_MAX} values");
         assert_eq!(refusal(&many(VALUES_MAX - 2)), too_many);
-        for text in [many(500_000), "[".repeat(500_000), "[[]".to_owned() + &",[]".repeat(300_000)] {
-            assert_eq!(refusal(&text), too_many);
+        let deep = "invalid character '[' exceeded max depth";
+        let cut = "unexpected end of JSON input";
+        for (text, why) in [
+            (many(500_000), too_many.as_str()),
+            ("[".repeat(500_000), deep),
+            ("[[]".to_owned() + &",[]".repeat(300_000), cut),
+        ] {
+            assert_eq!(refusal(&text), why);
             let written = here(|call| write_file(text.as_bytes(), call)).err().unwrap_or_default();
-            assert!(written == too_many || written == "writefile: no object is in front", "{written}");
+            assert!(written == why || written == "writefile: no object is in front", "{written}");
         }
-        // What is broken, or ends, behind too many values is too many all the same.
-        assert_eq!(refusal(&("[".to_owned() + &"0,".repeat(VALUES_MAX) + "x")), too_many);
     }
 }
