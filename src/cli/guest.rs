@@ -40,11 +40,16 @@ pub const SERVE: Command = Command {
                                as nova-agent serves them (`lodger help openstack`)
 "
         ),
-        "                  ,proto=NAME behind an address pins the protocol
+        "                  ,proto=NAME behind an address pins the protocol, which else the first byte
+                               says: agentproto (our own), google",
+        if_clear!(", clear, hyper-ctl, hyper-tty"),
+        "
 ",
         if_clear!(
-            "                  port:NAME,proto=hyper-ctl and port:NAME,proto=hyper-tty, or unix:PATH:
-                               the two channels of hyperstart (sh.hyper.channel.0 and .1)
+            "                  port:sh.hyper.channel.0,proto=hyper-ctl and
+                  port:sh.hyper.channel.1,proto=hyper-tty   the two channels of hyperstart, also as
+                               port:/dev/ttyS1 and unix:PATH; they must be pinned, as it is the
+                               agent who speaks first
 "
         ),
         "                  auto         every way into this guest that is there and that nobody uses:
@@ -93,7 +98,12 @@ name in LODGER_COMMAND; a status other than 0 is an error with the first line of
 directory and the optional NAME.conf (summary = LINE, timeout_seconds = N) must belong to root or to
 the agent's user, and nobody else may write to them.
 
-Every program that is run ends when its connection does (SIGHUP, then SIGKILL), and so does
+Every program that is run ends when its connection does (SIGHUP, then SIGKILL),",
+        if_clear!(
+            " but for those of
+Clear Containers, whose shim has 10 minutes to come back or has taken its leave,"
+        ),
+        " and so does
 everything at SIGTERM. Whoever can connect can do what this agent's user can.
 
 Environment: LODGER_LOG is the lowest level of messages on stderr: off, error, warn (default),

@@ -170,8 +170,8 @@ fn way(text: &str) -> Result<Way, String> {
         return Ok(Way::Auto(console));
     }
     let addr: Addr = text.parse().map_err(|error| format!("{error}"))?;
-    if let Some(name) = addr.protocol.as_deref().filter(|name| proto::by_name(name).is_none()) {
-        return Err(format!("address {addr}: unknown protocol {name}"));
+    if let Some(name) = &addr.protocol {
+        proto::by_name(name).map_err(|why| format!("address {addr}: {why}"))?;
     }
     match &addr.carrier {
         Carrier::Unix { group: Some(group), .. } => {
@@ -179,6 +179,11 @@ fn way(text: &str) -> Result<Way, String> {
         }
         Carrier::VsockPeer { .. } | Carrier::Hvsock { .. } | Carrier::Local => {
             return Err(format!("address {addr}: can only be connected to"));
+        }
+        #[cfg(feature = "clear")]
+        Carrier::Serial { path, .. } if addr.protocol.as_deref().is_some_and(proto::hyper::is_channel) => {
+            let path = path.display();
+            return Err(format!("address {addr}: hosts of hyperstart speak on a bare line, which is port:{path}"));
         }
         _ => {}
     }
@@ -192,13 +197,21 @@ mod tests {
     #[test]
     fn what_cannot_be_listened_on_is_found_before_it_is_tried() {
         for (text, why) in [
-            ("unix:/a,proto=x", "address unix:/a: unknown protocol x"),
             ("unix:/a,group=no-such-group", "address unix:/a: group no-such-group: no such group"),
             ("local:", "address local:: can only be connected to"),
             ("vsock:3:1", "address vsock:3:1: can only be connected to"),
             ("hvsock:/a:1", "address hvsock:/a:1: can only be connected to"),
         ] {
             assert_eq!(way(text), Err(why.to_owned()));
+        }
+        let names = if cfg!(feature = "clear") { ", clear, hyper-ctl, hyper-tty" } else { "" };
+        let unknown = format!("address unix:/a: unknown protocol x (agentproto, google{names} are known)");
+        assert_eq!(way("unix:/a,proto=x"), Err(unknown));
+        #[cfg(feature = "clear")]
+        for name in ["hyper-ctl", "hyper-tty"] {
+            let why = "address serial:/dev/ttyS1: hosts of hyperstart speak on a bare line, which is port:/dev/ttyS1";
+            assert_eq!(way(&format!("serial:/dev/ttyS1,proto={name}")), Err(why.to_owned()));
+            assert!(way(&format!("port:/dev/ttyS1,proto={name}")).is_ok());
         }
         assert_eq!(way("auto"), Ok(Way::Auto(Console::Taken)));
         assert!(matches!(way("stdio:"), Ok(Way::Addr(_))));

@@ -3,6 +3,8 @@
 //! Names match whatever the case of their ASCII letters, the last of several counts, unknown members are passed over, and `null` is the
 //! same as nothing. No tree is built: what a text of a few bytes a value costs is bounded by `VALUES_MAX`.
 
+use std::str::FromStr;
+
 use crate::commands::arguments::VALUES_MAX;
 use crate::json::scan::Scanner;
 use crate::json::{syntax, text};
@@ -62,17 +64,39 @@ impl<'a> Members<'a> {
 
     /// A whole number; 0 when it is missing.
     pub fn number(&self, name: &str) -> Result<i64, String> {
-        let mut number = 0;
+        self.parsed(name, "int")
+    }
+
+    fn parsed<T: FromStr + Default>(&self, name: &str, kind: &str) -> Result<T, String> {
+        let mut number = T::default();
         for value in self.not_null(name) {
             let parsed = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
             number = parsed.ok_or_else(|| match value.first() {
                 Some(b'-' | b'0'..=b'9') => {
-                    self.wrong(name, &format!("number {}", String::from_utf8_lossy(value)), "int")
+                    self.wrong(name, &format!("number {}", String::from_utf8_lossy(value)), kind)
                 }
-                _ => self.wrong(name, description(value), "int"),
+                _ => self.wrong(name, description(value), kind),
             })?;
         }
         Ok(number)
+    }
+
+    /// A whole number that is not negative; 0 when it is missing.
+    pub fn unsigned(&self, name: &str) -> Result<u64, String> {
+        self.parsed(name, "uint64")
+    }
+
+    /// True or false; false when it is missing.
+    pub fn flag(&self, name: &str) -> Result<bool, String> {
+        let mut flag = false;
+        for value in self.not_null(name) {
+            flag = match value {
+                b"true" => true,
+                b"false" => false,
+                other => return Err(self.wrong(name, description(other), "bool")),
+            };
+        }
+        Ok(flag)
     }
 
     /// A list of strings; empty when it is missing.
@@ -213,7 +237,8 @@ mod tests {
         for (text, why) in rows {
             assert_eq!(read(text, "Signal").err().as_deref(), Some(why), "{}", String::from_utf8_lossy(text));
         }
-        let members = read(br#"{"t":1,"n":"1","f":1.5,"b":true,"l":{},"m":["a",2]}"#, "Signal").expect("an object");
+        let text = br#"{"t":1,"n":"1","f":1.5,"b":true,"l":{},"m":["a",2],"u":-1,"no":false}"#;
+        let members = read(text, "Signal").expect("an object");
         let field = |what: &str, name: &str, wanted: &str| {
             Some(format!("json: cannot unmarshal {what} into Go struct field Signal.{name} of type {wanted}"))
         };
@@ -221,6 +246,9 @@ mod tests {
         assert_eq!(members.number("n").err(), field("string", "n", "int"));
         assert_eq!(members.number("f").err(), field("number 1.5", "f", "int"));
         assert_eq!(members.number("b").err(), field("bool", "b", "int"));
+        assert_eq!(members.unsigned("u").err(), field("number -1", "u", "uint64"));
+        assert_eq!((members.flag("b"), members.flag("no"), members.flag("none")), (Ok(true), Ok(false), Ok(false)));
+        assert_eq!(members.flag("n").err(), field("string", "n", "bool"));
         assert_eq!(members.texts("l").err(), field("object", "l", "[]string"));
         assert_eq!(members.texts("m").err(), field("number", "m", "string"));
     }

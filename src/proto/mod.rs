@@ -118,8 +118,15 @@ pub const PROTOCOLS: &[Protocol] = &[
 ];
 
 /// The protocol of that name.
-pub fn by_name(name: &str) -> Option<&'static Protocol> {
-    PROTOCOLS.iter().find(|protocol| protocol.name == name)
+///
+/// # Errors
+/// There is none; says which there are.
+pub fn by_name(name: &str) -> Result<&'static Protocol, String> {
+    let found = PROTOCOLS.iter().find(|protocol| protocol.name == name);
+    found.ok_or_else(|| {
+        let names: Vec<&str> = PROTOCOLS.iter().map(|protocol| protocol.name).collect();
+        format!("unknown protocol {name} ({} are known)", names.join(", "))
+    })
 }
 
 /// The protocol that claims a connection with these first bytes, if one does.

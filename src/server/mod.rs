@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
 use crate::notify;
+#[cfg(feature = "clear")]
+use crate::proto::hyper;
 #[cfg(feature = "metadata")]
 use crate::proto::metadata;
 #[cfg(feature = "openstack")]
@@ -156,10 +158,23 @@ fn start_metadata((config, stop): (Option<metadata::Config>, OwnedFd)) -> io::Re
     config.map(work).transpose()
 }
 
+/// Either of hyperstart's channels is of little use alone, and nothing that its host sees would say so.
+#[cfg(feature = "clear")]
+fn tell_of_half_a_pair(addrs: &[Addr]) {
+    let [ctl, tty] = [hyper::ctl::NAME, hyper::tty::NAME];
+    let has = |name: &str| addrs.iter().any(|addr| addr.protocol.as_deref() == Some(name));
+    match (has(ctl), has(tty)) {
+        (true, false) => {
+            log::warn!("no address has ,proto={tty}: programs of {ctl} have no input, and their output waits for it")
+        }
+        (false, true) => log::warn!("no address has ,proto={ctl}: nothing can be started for {tty}"),
+        _ => {}
+    }
+}
+
 fn protocol(addr: &Addr) -> Result<Option<&'static Protocol>, Error> {
     let Some(name) = &addr.protocol else { return Ok(None) };
-    let unknown = || Error::Address(format!("address {addr}: unknown protocol {name}"));
-    proto::by_name(name).map(Some).ok_or_else(unknown)
+    proto::by_name(name).map(Some).map_err(|why| Error::Address(format!("address {addr}: {why}")))
 }
 
 fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Result<ExitCode, Error> {
@@ -215,6 +230,8 @@ impl Service {
         // Threads come last: opening a socket changes the umask of the whole process for a moment.
         let (threads, others): (Vec<&Addr>, Vec<&Addr>) = addrs.iter().partition(|addr| addr.carrier.wants_a_thread());
         others.into_iter().chain(threads).try_for_each(|addr| service.listen(addr))?;
+        #[cfg(feature = "clear")]
+        tell_of_half_a_pair(&addrs);
         service.look();
         Ok(service)
     }

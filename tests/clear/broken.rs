@@ -126,10 +126,10 @@ fn what_crashes_or_hangs_upstream_is_survived() {
     // The same token for a second command.
     runtime.refused(HYPER, exec_command(&token, "true"), &format!("token {token} has had its process"));
     // Commands without a token, one after the other; and a container without a process.
-    for _ in 0..3 {
+    for id in ["a", "b", "c"] {
         let process = json!({"args": ["true"]});
         runtime.done(HYPER, json!({"hyperName": "execcmd", "data": {"process": process}}));
-        runtime.done(HYPER, json!({"hyperName": "newcontainer", "data": {"process": process}}));
+        runtime.done(HYPER, json!({"hyperName": "newcontainer", "data": {"id": id, "process": process}}));
     }
     assert_eq!(runtime.ask(HYPER, json!({"hyperName": "newcontainer", "data": {}})).kind, 0x11);
     // An unknown command, and one that is too long for upstream, after which its machine answers no more.

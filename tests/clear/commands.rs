@@ -111,9 +111,32 @@ fn hyper_checks_in_upstreams_order() {
     client.refused(HYPER, json!({"hyperName": "execcmd", "data": null}), &format!("{AGENT}process is no object"));
     client.done(HYPER, json!({"hyperName": "ping", "data": null}));
     for name in ["newcontainer", "execcmd"] {
-        for data in [json!({}), json!({"id": "c", "process": null})] {
+        for data in [json!({"id": "c"}), json!({"id": "c", "process": null})] {
             client.refused(HYPER, json!({"hyperName": name, "data": data}), &format!("{AGENT}process is no object"));
         }
+    }
+    let process = json!({"args": ["true"]});
+    for data in [json!({"process": process}), json!({"id": "", "process": process})] {
+        let new = json!({"hyperName": "newcontainer", "data": data});
+        client.refused(HYPER, new, &format!("{AGENT}newcontainer.id is missing"));
+    }
+    for name in ["", "hyperstart", "vm"] {
+        client.done(HYPER, json!({"hyperName": "execcmd", "data": {"container": name, "process": process}}));
+        client.done(HYPER, json!({"hyperName": "pscontainer", "data": {"container": name, "format": "json"}}));
+    }
+    for name in ["execcmd", "pscontainer"] {
+        let data = json!({"container": "other", "format": "json", "process": process});
+        client.refused(HYPER, json!({"hyperName": name, "data": data}), &format!("{AGENT}no such container"));
+    }
+    for (name, value, why) in [
+        ("args", json!("x"), "string into Go struct field Process.args of type []string"),
+        ("user", json!(0), "number into Go struct field Process.user of type string"),
+        ("terminal", json!("yes"), "string into Go struct field Process.terminal of type bool"),
+        ("stdio", json!(-1), "number -1 into Go struct field Process.stdio of type uint64"),
+    ] {
+        let data = json!({"process": {name: value}});
+        let why = format!("json: cannot unmarshal {why}");
+        client.refused(HYPER, json!({"hyperName": "execcmd", "data": data}), &why);
     }
     let nobody = json!({"hyperName": "execcmd", "data": {"process": {"args": ["/no/such/program"]}}});
     let why = "Process could not be started: execute /no/such/program: no such file or directory";

@@ -9,6 +9,22 @@ use crate::sys::signal::SIGNAL_MAX;
 use crate::sys::tty::Window;
 
 const NO_PROCESS: &str = "no such process";
+const NO_CONTAINER: &str = "no such container";
+
+/// The container of the agent itself.
+const AGENT: &str = "hyperstart";
+
+/// Looks whether programs may run in the container that is named: the agent's own, that of the machine, and those that were made.
+///
+/// # Errors
+/// It is none of these.
+pub fn check_container(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
+    let id = members.text("container")?;
+    match id.is_empty() || id == AGENT || id == vm.id || registry.container(vm, &id).is_some() {
+        true => Ok(()),
+        false => Err(NO_CONTAINER.to_owned()),
+    }
+}
 
 /// Runs a command. `None`: it is none of these.
 ///
@@ -33,7 +49,7 @@ fn signal_number(members: &Members) -> Result<i32, String> {
 /// A signal for a container's first process and its process group, which is all of it that is known here.
 fn kill(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let (id, number) = (members.text("container")?, signal_number(members));
-    let session = registry.container(vm, &id).ok_or("no such container")?;
+    let session = registry.container(vm, &id).ok_or(NO_CONTAINER)?;
     send(&session, number?)
 }
 
@@ -56,7 +72,7 @@ fn send(session: &Session, number: i32) -> Result<(), String> {
 
 fn remove(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let id = members.text("container")?;
-    let session = registry.container(vm, &id).ok_or("no such container")?;
+    let session = registry.container(vm, &id).ok_or(NO_CONTAINER)?;
     if !session.has_ended() {
         return Err(format!("container {id} is running"));
     }

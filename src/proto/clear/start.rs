@@ -59,6 +59,10 @@ pub fn hyper(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Str
     if !NAMES.contains(&name.as_str()) {
         return Err(format!("unknown command '{name}'"));
     }
+    if name == "pscontainer" {
+        let members = go::read(data, "PsCommand").map_err(agent_error)?;
+        agent::check_container(connection.registry(), &vm, &members).map_err(agent_error)?;
+    }
     let call = Call {
         table: &connection.circumstances.settings.commands,
         caller: Some(connection.stream.output()),
@@ -94,6 +98,11 @@ fn start(
         }
     };
     let process = relocated(&members, session.as_ref().map_or(1, |session| session.io_base))?;
+    match &container {
+        Some(id) if id.is_empty() => return Err(agent_error("newcontainer.id is missing".to_owned())),
+        Some(_) => {}
+        None => agent::check_container(connection.registry(), vm, &members).map_err(agent_error)?,
+    }
     match session {
         None => start_without_shim(connection, vm, container, process),
         Some(session) => start_with_shim(connection, vm, container, process, session),
@@ -111,9 +120,10 @@ fn container_id(members: &Members) -> Result<String, String> {
 /// The process that `data` describes, its streams numbered from `io_base` on, as the proxy numbers them.
 fn relocated(members: &Members, io_base: u64) -> Result<Process, String> {
     let text = members.raw("process").ok_or_else(|| agent_error("process is no object".to_owned()))?;
-    let numbers = go::read(text, "Process")?;
+    let process = go::read(text, "Process")?;
+    check_types(&process)?;
     for (name, shown) in [("stdio", "Stdio"), ("stderr", "Stderr")] {
-        let number = numbers.number(name)?;
+        let number = process.unsigned(name)?;
         if number != 0 {
             return Err(format!("expected process.{shown} to be 0, got {number}"));
         }
@@ -126,6 +136,13 @@ fn relocated(members: &Members, io_base: u64) -> Result<Process, String> {
         object.insert("stderr".to_owned(), json!(io_base + 1));
     }
     process::read(&value).map_err(agent_error)
+}
+
+/// What the proxy finds as it decodes a process, before its agent sees it.
+fn check_types(process: &Members) -> Result<(), String> {
+    ["user", "group", "workdir"].iter().try_for_each(|name| process.text(name).map(drop))?;
+    ["args", "additionalGroups"].iter().try_for_each(|name| process.texts(name).map(drop))?;
+    ["terminal", "noNewPrivileges"].iter().try_for_each(|name| process.flag(name).map(drop))
 }
 
 /// Starts a process in the session of its token, once that has a shim.
@@ -183,7 +200,7 @@ fn start_without_shim(
     Ok(Vec::new())
 }
 
-/// Starts a process. One of a container is remembered by the container's name, if it has one.
+/// Starts a process. The first one of a container is remembered by the container's name.
 fn launch(
     connection: &Connection,
     vm: &Vm,
@@ -194,7 +211,6 @@ fn launch(
     let registry = connection.registry();
     let permit = registry.keepers.permit();
     let permit = permit.ok_or_else(|| agent_error(format!("more processes than the limit of {PROCESSES_MAX}")))?;
-    let container = container.filter(|id| !id.is_empty());
     if let Some(id) = container {
         registry.contain(vm, id, session).map_err(agent_error)?;
     }

@@ -31,3 +31,7 @@ pub mod pair;
 pub mod process;
 mod programs;
 pub mod tty;
+/// Whether a protocol of that name is one of the two channels.
+pub fn is_channel(name: &str) -> bool {
+    [ctl::NAME, tty::NAME].contains(&name)
+}
