@@ -1,7 +1,7 @@
 //! JSON objects as Go's `encoding/json` reads them, with its error texts.
 //!
 //! Names match whatever the case of their ASCII letters, the last of several counts, unknown members are passed over, and `null` is the
-//! same as nothing. No tree is built: what a text of a few bytes a value costs is bounded by `VALUES_MAX`.
+//! same as nothing. Of several wrong members the one is told that is asked for first; Go takes that which stands first. No tree is built: what a text of a few bytes a value costs is bounded by `VALUES_MAX`.
 
 use std::str::FromStr;
 
@@ -12,7 +12,7 @@ use crate::json::{syntax, text};
 /// The members of one object, in the order of the text.
 #[derive(Debug)]
 pub struct Members<'a> {
-    /// What the structure is called in errors.
+    /// What the structure is called in errors, with its package.
     structure: &'static str,
     members: Vec<(String, &'a [u8])>,
 }
@@ -28,7 +28,7 @@ pub fn check(bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Reads an object; `structure` is what Go calls it.
+/// Reads an object; `structure` is what Go calls it (`api.Signal`).
 ///
 /// # Errors
 /// Those of [`check`], and Go's text for what is no object.
@@ -38,7 +38,7 @@ pub fn read<'a>(bytes: &'a [u8], structure: &'static str) -> Result<Members<'a>,
     match value.first() {
         Some(b'{') => Ok(Members { structure, members: members(value) }),
         Some(b'n') => Ok(Members { structure, members: Vec::new() }),
-        _ => Err(format!("json: cannot unmarshal {} into Go value of type api.{structure}", description(value))),
+        _ => Err(format!("json: cannot unmarshal {} into Go value of type {structure}", description(value))),
     }
 }
 
@@ -131,7 +131,8 @@ impl<'a> Members<'a> {
     }
 
     fn wrong(&self, name: &str, what: &str, wanted: &str) -> String {
-        format!("json: cannot unmarshal {what} into Go struct field {}.{name} of type {wanted}", self.structure)
+        let structure = self.structure.rsplit('.').next().unwrap_or_default();
+        format!("json: cannot unmarshal {what} into Go struct field {structure}.{name} of type {wanted}")
     }
 }
 
@@ -208,14 +209,14 @@ mod tests {
     fn members_are_found_as_go_finds_them() {
         let text =
             br#" {"A":"1","b" : -7 ,"x":{"a":"no"},"data": [ 1, "\u00e9" ] ,"a":"\u0032","l":["a",null],"n":null} "#;
-        let members = read(text, "Hyper").expect("an object");
+        let members = read(text, "api.Hyper").expect("an object");
         assert_eq!(members.text("a"), Ok("2".to_owned()));
         assert_eq!(members.number("B"), Ok(-7));
         assert_eq!(members.raw("Data"), Some(&br#"[ 1, "\u00e9" ]"#[..]));
         assert_eq!(members.texts("l"), Ok(vec!["a".to_owned(), String::new()]));
         assert_eq!((members.raw("n"), members.number("n"), members.text("none")), (None, Ok(0), Ok(String::new())));
-        assert!(read(b"null", "Hyper").expect("null").members.is_empty());
-        assert!(read(b"{ }", "Hyper").expect("empty").members.is_empty());
+        assert!(read(b"null", "api.Hyper").expect("null").members.is_empty());
+        assert!(read(b"{ }", "api.Hyper").expect("empty").members.is_empty());
     }
 
     #[test]
@@ -235,10 +236,10 @@ mod tests {
             (b"{}\x0c", "invalid character '\\f' after top-level value"),
         ];
         for (text, why) in rows {
-            assert_eq!(read(text, "Signal").err().as_deref(), Some(why), "{}", String::from_utf8_lossy(text));
+            assert_eq!(read(text, "api.Signal").err().as_deref(), Some(why), "{}", String::from_utf8_lossy(text));
         }
         let text = br#"{"t":1,"n":"1","f":1.5,"b":true,"l":{},"m":["a",2],"u":-1,"no":false}"#;
-        let members = read(text, "Signal").expect("an object");
+        let members = read(text, "api.Signal").expect("an object");
         let field = |what: &str, name: &str, wanted: &str| {
             Some(format!("json: cannot unmarshal {what} into Go struct field Signal.{name} of type {wanted}"))
         };
@@ -255,8 +256,9 @@ mod tests {
 
     #[test]
     fn numbers_are_whole_and_of_64_bits() {
-        let number =
-            |text: &str| read(format!("{{\"n\":{text}}}").as_bytes(), "Signal").and_then(|members| members.number("n"));
+        let number = |text: &str| {
+            read(format!("{{\"n\":{text}}}").as_bytes(), "api.Signal").and_then(|members| members.number("n"))
+        };
         let rows = [("-0", 0), ("9223372036854775807", i64::MAX), ("-9223372036854775808", i64::MIN)];
         for (text, expected) in rows {
             assert_eq!(number(text), Ok(expected));
@@ -269,7 +271,7 @@ mod tests {
 
     #[test]
     fn of_several_values_the_last_counts_and_the_first_wrong_one_is_told() {
-        let members = |text: &'static str| read(text.as_bytes(), "Hyper").expect("an object");
+        let members = |text: &'static str| read(text.as_bytes(), "api.Hyper").expect("an object");
         let both = members(r#"{"t":"a","T":"b","t":null,"n":1,"n":null,"l":["a"],"l":null,"r":1,"r":null}"#);
         assert_eq!((both.text("t"), both.number("n")), (Ok("b".to_owned()), Ok(1)));
         assert_eq!((both.texts("l"), both.raw("r"), both.verbatim("r")), (Ok(Vec::new()), None, Some(&b"null"[..])));
@@ -288,13 +290,13 @@ mod tests {
         let list = |count: usize| format!(r#"{{"l":[{}"a"]}}"#, r#""a" , "#.repeat(count - 3));
         let most = list(VALUES_MAX);
         assert_eq!(check(most.as_bytes()), Ok(()));
-        let texts = read(most.as_bytes(), "Hyper").expect("an object").texts("l").expect("strings");
+        let texts = read(most.as_bytes(), "api.Hyper").expect("an object").texts("l").expect("strings");
         assert_eq!((texts.len(), texts.last().map(String::as_str)), (VALUES_MAX - 2, Some("a")));
         let over = list(VALUES_MAX + 1);
         let why = Err("more than the limit of 4096 values".to_owned());
-        assert_eq!((check(over.as_bytes()), read(over.as_bytes(), "Hyper").map(|_| ())), (why.clone(), why));
+        assert_eq!((check(over.as_bytes()), read(over.as_bytes(), "api.Hyper").map(|_| ())), (why.clone(), why));
         let members = format!("{{{}\"a\":1}}", "\"a\":1,".repeat(VALUES_MAX - 1));
-        assert!(read(members.as_bytes(), "Hyper").is_err());
+        assert!(read(members.as_bytes(), "api.Hyper").is_err());
     }
 
     #[test]
@@ -302,10 +304,10 @@ mod tests {
         let (open, close) = ("[".repeat(9_999), "]".repeat(9_999));
         // As a tree it would be over both limits, and over the stack.
         let deepest = format!("{{\"d\":{open}{close},\"t\":\"a\"}}");
-        assert_eq!(read(deepest.as_bytes(), "Hyper").err().as_deref(), Some("more than the limit of 4096 values"));
+        assert_eq!(read(deepest.as_bytes(), "api.Hyper").err().as_deref(), Some("more than the limit of 4096 values"));
         let (open, close) = ("[".repeat(VALUES_MAX - 2), "]".repeat(VALUES_MAX - 2));
         let deep = format!("{{\"d\":{open}{close},\"t\":\"a\"}}");
-        let members = read(deep.as_bytes(), "Hyper").expect("an object");
+        let members = read(deep.as_bytes(), "api.Hyper").expect("an object");
         assert_eq!(members.raw("d").map(<[u8]>::len), Some(2 * (VALUES_MAX - 2)));
         assert_eq!(members.text("t"), Ok("a".to_owned()));
     }

@@ -102,6 +102,9 @@ fn hyper_checks_in_upstreams_order() {
     two["tokens"] = json!([token, token]);
     client.refused(HYPER, two, "expected 0 or 1 token, got 2");
     client.refused(HYPER, exec_command("no", "true"), "unknown token no");
+    // The tokens come before the data.
+    client.refused(HYPER, json!({"hyperName": "execcmd", "tokens": ["a", "b"]}), "expected 0 or 1 token, got 2");
+    client.refused(HYPER, json!({"hyperName": "newcontainer", "tokens": ["a"], "data": [1]}), "unknown token a");
     for (name, shown) in [("stdio", "Stdio"), ("stderr", "Stderr"), ("STDIO", "Stdio")] {
         let mut filled = exec_command(&token, "true");
         filled["data"]["process"][name] = json!(7);

@@ -202,3 +202,110 @@ fn a_token_can_be_used_again_by_whoever_comes_while_its_process_is_guarded() {
     let mut shim = shim.expect("the last one");
     assert_eq!(shim.ask(SIGNAL, json!({"signalNumber": 9})), exited(137));
 }
+
+#[test]
+fn a_process_that_leaves_a_writer_behind_keeps_no_place() {
+    let agent = Agent::start();
+    let script = "echo $$; read x; yes & sleep 0.2; echo last >&2; echo $! >&2; exit 2";
+    let (_runtime, mut shim, token) = running(&agent, "vm", script);
+    let _ = shim.line();
+    shim.send(2, 0, "\n");
+    drop(shim);
+    // It writes more than is kept for a shim.
+    wait_until("the process is buried", || children(agent.pid()).is_empty());
+    let mut shim = over(&agent);
+    shim.connect(&token);
+    let (stdout, stderr, code) = shim.finish();
+    assert_eq!(code, 2);
+    assert!(stdout.chunks(2).all(|line| line == b"y\n"[..line.len()].as_ref()), "it is what was written");
+    // What the process itself has said is all there.
+    let stderr = String::from_utf8_lossy(&stderr);
+    let writer = stderr.strip_prefix("last\n").and_then(|rest| rest.trim().parse().ok()).expect("a number");
+    wait_until("nobody reads what the writer writes", || !crate::support::lives(writer));
+}
+
+#[test]
+fn processes_that_nobody_hears_can_be_signalled() {
+    let agent = Agent::start();
+    let (mut runtime, mut shim, _) = running(&agent, "vm", "exec sleep 60");
+    shim.send(0, DISCONNECT, "");
+    shim.ends();
+    for _ in 0..2 {
+        runtime.done(HYPER, json!({"hyperName": "execcmd", "data": {"process": {"args": ["sleep", "60"]}}}));
+    }
+    let kill = |number: &str| json!({"hyperName": "signalprocess", "data": {"process": number, "signal": 9}});
+    runtime.done(HYPER, kill("3"));
+    wait_until("one has ended", || children(agent.pid()).len() == 2);
+    runtime.done(HYPER, kill("1"));
+    wait_until("all have ended", || children(agent.pid()).is_empty());
+    let why = "ERROR received from VM agent, control msg received : no such process";
+    wait_until("they are forgotten", || runtime.ask(HYPER, kill("1")).kind == 0x11);
+    runtime.refused(HYPER, kill("1"), why);
+}
+
+#[test]
+fn a_shim_that_has_ended_its_direction_gets_the_answer_to_its_signal() {
+    let agent = Agent::start();
+    let (_runtime, mut shim, _) = running(&agent, "vm", "exec sleep 60");
+    shim.send(0, SIGNAL, json!({"signalNumber": 9}).to_string());
+    shim.socket.shutdown(Shutdown::Write).expect("it is open");
+    assert_eq!(shim.next(), exited(137));
+    assert_eq!(shim.next(), success(SIGNAL));
+    shim.ends();
+    // One that does not end from it is answered all the same, in time.
+    let (_runtime, mut shim, _) = running(&agent, "other", "trap '' TERM; echo ready; sleep 5");
+    assert_eq!(shim.line(), "ready");
+    shim.send(0, SIGNAL, json!({"signalNumber": 15}).to_string());
+    shim.socket.shutdown(Shutdown::Write).expect("it is open");
+    assert_eq!(shim.next(), success(SIGNAL));
+    shim.ends();
+}
+
+#[test]
+fn input_that_was_sent_before_the_client_went_reaches_its_process() {
+    let agent = Agent::start();
+    // More than may wait, but what the kernel takes of it without anybody who reads.
+    let bytes: Vec<u8> = [frame(2, 0, &[b'x'; 8192]).repeat(140), frame(2, 0, b"")].concat();
+    for (id, half) in [("half", true), ("whole", false)] {
+        let (_runtime, mut shim, token) = running(&agent, id, "sleep 0.5; wc -c");
+        shim.write(&bytes);
+        if half {
+            shim.socket.shutdown(Shutdown::Write).expect("it is open");
+            pause(Duration::from_millis(50));
+        } else {
+            drop(shim);
+        }
+        let mut next = over(&agent);
+        next.connect(&token);
+        assert_eq!(next.finish(), (format!("{}\n", 140 * 8192).into_bytes(), Vec::new(), 0), "{id}");
+    }
+    // And when it takes its leave, the process has it too.
+    let folder = crate::support::Folder::new();
+    let file = folder.path("count");
+    let (_runtime, mut shim, _) = running(&agent, "leaves", &format!("sleep 0.5; wc -c > {}", file.display()));
+    shim.write(&frame(2, 0, &[b'x'; 8192]).repeat(100));
+    shim.send(0, DISCONNECT, "");
+    shim.ends();
+    let count = || std::fs::read_to_string(&file).unwrap_or_default();
+    wait_until("it has counted", || count() == format!("{}\n", 100 * 8192));
+}
+
+#[test]
+fn output_goes_on_while_a_command_of_the_same_connection_waits() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    let tokens = runtime.register("vm", 2);
+    let mut shim = over(&agent);
+    shim.connect(&tokens[0]);
+    shim.attach("vm", 0);
+    runtime.exec(&tokens[0], "read x; echo one; read x; echo two; exit 4");
+    shim.send(2, 0, "\n");
+    shim.send(0, HYPER, exec_command(&tokens[1], "exit 0").to_string());
+    assert_eq!(shim.line(), "one");
+    let mut other = over(&agent);
+    other.connect(&tokens[1]);
+    assert_eq!(shim.next(), success(HYPER));
+    shim.send(2, 0, "\n");
+    assert_eq!(shim.finish(), (b"two\n".to_vec(), Vec::new(), 4));
+    assert_eq!(other.next(), exited(0));
+}

@@ -33,10 +33,10 @@ pub fn check_container(registry: &Registry, vm: &Vm, members: &Members) -> Resul
 pub fn run(registry: &Registry, vm: &Vm, name: &str, data: &[u8]) -> Option<Result<(), String>> {
     let read = |structure| go::read(data, structure);
     Some(match name {
-        "killcontainer" => read("KillCommand").and_then(|members| kill(registry, vm, &members)),
-        "signalprocess" => read("SignalCommand").and_then(|members| signal(registry, vm, &members)),
-        "removecontainer" => read("RemoveCommand").and_then(|members| remove(registry, vm, &members)),
-        "winsize" => read("WindowSize").and_then(|members| resize(registry, vm, &members)),
+        "killcontainer" => read("hyperstart.KillCommand").and_then(|members| kill(registry, vm, &members)),
+        "signalprocess" => read("hyperstart.SignalCommand").and_then(|members| signal(registry, vm, &members)),
+        "removecontainer" => read("hyperstart.RemoveCommand").and_then(|members| remove(registry, vm, &members)),
+        "winsize" => read("hyperstart.WindowSize").and_then(|members| resize(registry, vm, &members)),
         _ => return None,
     })
 }
@@ -53,12 +53,16 @@ fn kill(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     send(&session, number?)
 }
 
-/// The same for a process that is named by the number of its input, which is what processes are called that were given no name.
+/// The same for a process that is named by the number of its input, which is what processes are called that were given no name; 1 are all
+/// those without a token.
 fn signal(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let (process, number) = (members.text("process")?, signal_number(members)?);
-    let session = process.parse().ok().and_then(|number| registry.numbered(vm, number));
-    let session = session.ok_or(NO_PROCESS)?;
-    send(&session, number)
+    let found = process.parse().map(|number| registry.numbered(vm, number)).unwrap_or_default();
+    let sent: Vec<_> = found.iter().map(|session| send(session, number)).collect();
+    // Those that have just ended are no reason to tell of.
+    sent.into_iter()
+        .reduce(|all, one| if all.is_ok() { all } else { one })
+        .unwrap_or_else(|| Err(NO_PROCESS.to_owned()))
 }
 
 /// In the words of hyperstart.
@@ -84,8 +88,8 @@ fn remove(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String>
 fn resize(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let cut = |name| members.number(name).map(|number| number as u16);
     let window = Window { rows: cut("row")?, columns: cut("column")? };
-    let session = u64::try_from(members.number("seq")?).ok().and_then(|number| registry.numbered(vm, number));
-    if let Some(session) = session {
+    let found = u64::try_from(members.number("seq")?).map(|number| registry.numbered(vm, number));
+    for session in found.unwrap_or_default() {
         match session.resize(window) {
             Err(error) if error.raw_os_error() != Some(ESRCH) => {
                 return Err(format!("winsize: {}", errno::describe(&error)));

@@ -94,7 +94,7 @@ pub fn run(connection: &mut Connection, opcode: u8, payload: &[u8]) -> Answer {
 }
 
 fn register_vm(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, String> {
-    let members = go::read(payload, "RegisterVM")?;
+    let members = go::read(payload, "api.RegisterVM")?;
     let id = members.text("containerId")?;
     let serials = [members.text("ctlSerial")?, members.text("ioSerial")?];
     members.text("console")?;
@@ -111,7 +111,7 @@ fn register_vm(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, S
 }
 
 fn attach_vm(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, String> {
-    let members = go::read(payload, "AttachVM")?;
+    let members = go::read(payload, "api.AttachVM")?;
     let (id, tokens) = (members.text("containerId")?, members.number("numIOStreams")?);
     let (vm, tokens) = connection.registry().attach(&id, tokens)?;
     connection.vm = Some(vm);
@@ -119,7 +119,7 @@ fn attach_vm(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Str
 }
 
 fn unregister_vm(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, String> {
-    let id = go::read(payload, "UnregisterVM")?.text("containerId")?;
+    let id = go::read(payload, "api.UnregisterVM")?.text("containerId")?;
     connection.registry().unregister(&id)?;
     connection.vm = None;
     Ok(Vec::new())
@@ -139,7 +139,7 @@ fn io_response(connection: &Connection, tokens: &[String]) -> Vec<u8> {
 }
 
 fn connect_shim(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, String> {
-    let token = go::read(payload, "ConnectShim")?.text("token")?;
+    let token = go::read(payload, "api.ConnectShim")?.text("token")?;
     let claimed = || format!("token already claimed: {token}");
     let session = match connection.registry().token(&token) {
         Token::Of(session) => session,
@@ -152,12 +152,13 @@ fn connect_shim(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, 
     }
     let bell = connection.bell()?;
     let deadline = Instant::now() + HANDOVER;
-    loop {
-        match session.claim(&bell, &connection.stream) {
-            Ok(()) => break,
-            Err(Claimed::ByOneThatLeaves) if connection.wait(&bell, deadline) == Waited::Rung => {}
-            Err(_) => return Err(claimed()),
+    let mut is_late = false;
+    while let Err(why) = session.claim(&bell, &connection.stream) {
+        if is_late || why == Claimed::ByAnother {
+            return Err(claimed());
         }
+        // Once more when the time is over: another one may have been told in its place, and gone.
+        is_late = connection.wait(deadline) != Waited::Rung;
     }
     connection.shim = Some(Shim::of(session, bell));
     Ok(Vec::new())
@@ -168,7 +169,7 @@ fn connect_shim(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, 
 fn signal(connection: &mut Connection, payload: &[u8]) -> Result<Answer, String> {
     let Some(shim) = &connection.shim else { return Err(NOT_A_SHIM.to_owned()) };
     let session = shim.session.clone();
-    let members = go::read(payload, "Signal")?;
+    let members = go::read(payload, "api.Signal")?;
     let number = members.number("signalNumber")?;
     let (columns, rows) = (members.number("columns")?, members.number("rows")?);
     let name = usize::try_from(number).ok().and_then(|number| SIGNAL_NAMES.get(number));
@@ -207,7 +208,7 @@ fn signal(connection: &mut Connection, payload: &[u8]) -> Result<Answer, String>
 /// Why the connection cannot go on.
 pub fn log(payload: &[u8]) -> Result<(), String> {
     let invalid = |why: String| format!("invalid log entry: {why}");
-    let members = go::read(payload, "LogEntry").map_err(invalid)?;
+    let members = go::read(payload, "api.LogEntry").map_err(invalid)?;
     let text = |name| members.text(name).map_err(invalid);
     let (source, vm, message) = (text("source")?, text("containerId")?, text("msg")?);
     if !matches!(source.as_str(), "shim" | "runtime") {

@@ -71,6 +71,8 @@ pub struct Connection<'a> {
     pending: Option<Pending>,
     /// The next frame is input for a process that has not read enough of what it was sent before.
     blocked: bool,
+    /// A command is waiting, and the next frame waits for it.
+    is_busy: bool,
     /// The client sends no more, or is not listened to any more.
     input_over: bool,
     /// Nobody is there to write to.
@@ -114,6 +116,7 @@ impl<'a> Connection<'a> {
             afterwards: None,
             pending: None,
             blocked: false,
+            is_busy: false,
             input_over: false,
             gone: false,
             stopped: false,
@@ -133,32 +136,33 @@ impl<'a> Connection<'a> {
         self.bell.clone().ok_or_else(String::new)
     }
 
-    /// Waits until the bell is rung.
-    pub fn wait(&mut self, bell: &Bell, deadline: Instant) -> Waited {
-        let mut set = PollSet::default();
+    /// Waits until the bell is rung, in the middle of a command. The process that this connection is the shim of goes on meanwhile.
+    pub fn wait(&mut self, deadline: Instant) -> Waited {
+        self.is_busy = true;
+        let waited = self.wait_busy(deadline);
+        self.is_busy = false;
+        // A bell may be that of who wants to be the shim in its place, because its client has ended this connection.
+        if waited.is_err() || self.stopped || self.is_replaced() {
+            self.gone = true;
+        }
+        if self.gone { Waited::Gone } else { waited.unwrap_or(Waited::Gone) }
+    }
+
+    fn wait_busy(&mut self, deadline: Instant) -> io::Result<Waited> {
+        let (mut set, mut sources) = (PollSet::default(), Vec::new());
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            set.clear();
-            set.watch(self.circumstances.stop, fd::READ);
-            set.watch(bell.watch(), fd::READ);
-            let events = if self.outgoing.is_empty() { fd::HANG_UP } else { fd::WRITE };
-            set.watch(self.stream.output(), events);
-            if set.wait(Some(left)).is_err() || set.ready(0).readable || set.ready(2).hung_up {
-                (self.gone, self.stopped) = (true, set.ready(0).readable);
-                return Waited::Gone;
-            }
-            if set.ready(1).readable {
-                bell.clear();
-                // By who wants to be the shim in its place, because its client has ended this connection.
-                self.gone = self.is_replaced();
-                return if self.gone { Waited::Gone } else { Waited::Rung };
-            }
-            if left.is_zero() {
-                return Waited::TimeOver;
-            }
-            if self.outgoing.write_to(self.stream.output()).is_err() {
-                self.gone = true;
-                return Waited::Gone;
+            self.look(&mut set, &mut sources, Some(left))?;
+            let is_rung =
+                sources.iter().enumerate().any(|(at, source)| matches!(source, Source::Bell) && set.ready(at).readable);
+            self.handle_all(&set, &sources)?;
+            self.attend();
+            self.outgoing.write_to(self.stream.output())?;
+            match () {
+                () if self.stopped || self.gone => return Ok(Waited::Gone),
+                () if is_rung => return Ok(Waited::Rung),
+                () if left.is_zero() => return Ok(Waited::TimeOver),
+                () => {}
             }
         }
     }
@@ -187,32 +191,44 @@ impl<'a> Connection<'a> {
             {
                 afterwards();
             }
-            if self.input_over {
+            if self.input_over && self.pending.is_none() {
                 return self.flush();
             }
             if !is_waiting && self.takes_frames() {
                 continue;
             }
-            set.clear();
-            sources.clear();
-            self.watch(&mut set, &mut sources);
-            set.wait(self.time_left())?;
-            if !(0..sources.len()).any(|index| set.ready(index).readable || set.ready(index).writable) {
-                self.outgoing.trim();
-            }
-            let outputs = sources.iter().enumerate();
-            let outputs = outputs.filter(|(at, source)| matches!(source, Source::Output(_)) && set.ready(*at).readable);
-            let share = CHUNK.min(OUTGOING_HIGH / outputs.count().max(1));
-            for (at, source) in sources.iter().enumerate() {
-                let ready = set.ready(at);
-                if ready.readable || ready.writable || ready.hung_up {
-                    self.handle(source, ready, share)?;
-                }
-            }
+            self.look(&mut set, &mut sources, None)?;
+            self.handle_all(&set, &sources)?;
             if self.stopped || self.gone {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits until something happens, but not longer than so.
+    fn look(&mut self, set: &mut PollSet, sources: &mut Vec<Source>, most: Option<Duration>) -> io::Result<()> {
+        set.clear();
+        sources.clear();
+        self.watch(set, sources);
+        set.wait(self.time_left().into_iter().chain(most).min())?;
+        if !(0..sources.len()).any(|index| set.ready(index).readable || set.ready(index).writable) {
+            self.outgoing.trim();
+        }
+        Ok(())
+    }
+
+    /// Acts on all that has happened.
+    fn handle_all(&mut self, set: &PollSet, sources: &[Source]) -> io::Result<()> {
+        let outputs = sources.iter().enumerate();
+        let outputs = outputs.filter(|(at, source)| matches!(source, Source::Output(_)) && set.ready(*at).readable);
+        let share = CHUNK.min(OUTGOING_HIGH / outputs.count().max(1));
+        for (at, source) in sources.iter().enumerate() {
+            let ready = set.ready(at);
+            if ready.readable || ready.writable || ready.hung_up {
+                self.handle(source, ready, share)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes the last answers, for as long as the client takes some of them, the agent stays and no other connection wants to go on.
@@ -247,13 +263,14 @@ impl<'a> Connection<'a> {
 
     /// Whether the client may be read.
     fn wants_input(&self) -> bool {
-        self.takes_frames() && !self.blocked
+        self.takes_frames() && !self.blocked && !self.is_busy
     }
 
     /// Whether a frame must wait. Only input does, so that the process can be signalled as long as nothing more is sent to it.
     fn is_held_up(&self, header: &Header) -> bool {
         let is_input = (header.kind, header.opcode) == (Kind::Stream, frame::STDIN);
-        is_input && self.shim.as_ref().map_or(0, Shim::queued) >= QUEUE_MAX
+        let queued = self.shim.as_ref().map_or(0, Shim::queued);
+        is_input && queued > 0 && queued + header.payload_bytes > QUEUE_MAX
     }
 
     /// True when the next frame is not all there, or must wait.
@@ -285,8 +302,10 @@ impl<'a> Connection<'a> {
     }
 
     fn give_up(&mut self, why: String) {
+        self.respond_late();
         self.input_over = true;
-        self.broken = Some(why);
+        // Who has gone is not to blame for what could not be done any more.
+        self.broken = Some(why).filter(|_| !self.gone);
     }
 
     /// Acts on a frame.
@@ -351,10 +370,10 @@ impl<'a> Connection<'a> {
             add(set, bell.watch(), fd::READ, Source::Bell);
         }
         let room = self.outgoing.cost() < OUTGOING_HIGH;
-        let input = match (room, !self.blocked) {
-            (true, true) => fd::READ,
+        let input = match (room && !self.is_busy && !self.input_over, self.blocked) {
+            (true, false) => fd::READ,
             // What it has sent waits for the process; but its departure must be seen.
-            (true, false) => fd::PEER_ENDED,
+            (true, true) => fd::PEER_ENDED,
             (false, _) => fd::HANG_UP,
         };
         let output = if self.outgoing.is_empty() { fd::HANG_UP } else { fd::WRITE };
@@ -362,7 +381,7 @@ impl<'a> Connection<'a> {
             add(set, self.stream.input(), input | output, Source::Peer);
         } else {
             // A pipe that is closed at its other end hangs up although there are bytes left in it, and would do so for ever.
-            if room {
+            if input != fd::HANG_UP {
                 add(set, self.stream.input(), input, Source::Peer);
             }
             add(set, self.stream.output(), output, Source::PeerOut);
@@ -414,7 +433,8 @@ impl<'a> Connection<'a> {
             return Ok(());
         }
         if !self.wants_input() {
-            // Not asked to read, only told that nothing more will be sent.
+            // Not asked to read, only told that nothing more will be sent; or, where that is known, that nobody listens.
+            self.gone |= ready.hung_up && (self.input_over || self.is_busy);
             self.input_over |= ready.hung_up;
             return Ok(());
         }
@@ -426,11 +446,34 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
+    /// Takes the input that the client had sent before it went, and that the process had no room for: it waits for the process all the same. It
+    /// is what the kernel has of a connection whose other end is closed, and so has an end.
+    fn take_last_input(&mut self) {
+        let Some(shim) = self.shim.as_mut().filter(|_| self.broken.is_none() && !self.stopped) else { return };
+        loop {
+            match frame::decode(self.inbox.bytes()) {
+                Ok(Decoded::Frame(header)) => {
+                    let end = header.payload_start + header.payload_bytes;
+                    if (header.kind, header.opcode) == (Kind::Stream, frame::STDIN) {
+                        shim.take_last_input(&self.inbox.bytes()[header.payload_start..end]);
+                    }
+                    self.inbox.consume(end);
+                }
+                Ok(Decoded::Incomplete { expected }) => match self.inbox.fill(self.stream.input(), expected) {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                },
+                Err(_) => return,
+            }
+        }
+    }
+
     /// Gives back what the connection has of the agent, and closes it.
     fn leave(mut self) -> Ended {
         if let Some(afterwards) = self.afterwards.take() {
             afterwards();
         }
+        self.take_last_input();
         if let Some(shim) = self.shim.take() {
             let outgoing = std::mem::take(&mut self.outgoing);
             if self.stopped { shim.hang_up() } else { shim.lose(outgoing, self.registry()) }

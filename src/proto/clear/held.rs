@@ -12,9 +12,9 @@ use crate::proto::clear::keeper::Permit;
 use crate::proto::clear::outgoing::Outgoing;
 use crate::sys::fd;
 
-/// Bytes of output of an ended process that wait for its shim. Its last shim's connection had a megabyte of them at the most, its two pipes have
-/// `CHUNK` each; more comes only from what it has left behind.
-const REST_MAX: usize = 2 << 20;
+/// Bytes of output of an ended process that wait for its shim. Its last shim's connection had a megabyte of them at the most, and each of its two
+/// pipes, if the process has enlarged it as far as it may, another one. More comes only from those that it has left behind, and is cut.
+const REST_MAX: usize = 4 << 20;
 
 /// A process, and what is to be told of it.
 #[derive(Debug)]
@@ -54,11 +54,23 @@ impl Held {
 
     /// The code of the process, if it has ended and all its output has been read.
     pub fn code(&mut self, now: Instant) -> Option<u8> {
-        if !self.running.is_complete(now) {
-            return None;
-        }
-        // 128 and the signal for a death by one.
+        if self.running.is_complete(now) { self.exit_code() } else { None }
+    }
+
+    /// 128 and the signal for a death by one.
+    fn exit_code(&self) -> Option<u8> {
         self.running.status.map(|status| (status.code() & 0xff) as u8)
+    }
+
+    /// Gives the process input; none is its end, but on a terminal.
+    pub fn take_input(&mut self, payload: &[u8]) {
+        let terminal = self.terminal;
+        let Some(flow) = self.running.flow(0) else { return };
+        match payload {
+            [] if terminal => {}
+            [] => drop(flow.end()),
+            data => drop(flow.take(data)),
+        }
     }
 
     /// Reads what an ended process has said, for a shim that comes later; gives its code once that is all.
@@ -66,12 +78,14 @@ impl Held {
         self.running.look(now);
         self.running.status?;
         let mut outgoing = std::mem::take(&mut self.outgoing);
-        for index in 0..self.running.flows.len() {
-            while outgoing.cost() < REST_MAX && self.read(index, CHUNK, &mut outgoing) {}
+        // In turn, so that one that does not end leaves room for what is in the others.
+        while outgoing.cost() < REST_MAX
+            && (0..self.running.flows.len()).fold(false, |any, index| self.read(index, CHUNK, &mut outgoing) || any)
+        {
         }
         outgoing.trim();
         self.outgoing = outgoing;
-        self.code(now)
+        if self.outgoing.cost() < REST_MAX { self.code(now) } else { self.exit_code() }
     }
 
     /// How long nothing can happen to it that no descriptor tells of, and the descriptor that tells its end, while that is to come.
@@ -80,9 +94,7 @@ impl Held {
             let end = self.running.session.end_watch().and_then(|end| end.try_clone_to_owned().ok());
             return (end.is_none().then_some(BLIND_POLL), end);
         }
-        let is_full = self.outgoing.cost() >= REST_MAX;
-        let quiet = self.running.deadline().filter(|_| !is_full);
-        (quiet.map(|until| until.saturating_duration_since(now)), None)
+        (self.running.deadline().map(|until| until.saturating_duration_since(now)), None)
     }
 
     /// Ends the process, if it has not ended yet, and buries it.

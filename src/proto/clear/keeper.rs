@@ -137,7 +137,10 @@ impl Keepers {
     }
 
     fn drain(&self, running: &mut Running) -> io::Result<()> {
-        running.flows.iter_mut().for_each(|flow| flow.wr = None);
+        // Behind what its shim had sent before.
+        for flow in &mut running.flows {
+            flow.end();
+        }
         let mut set = PollSet::default();
         let mut waste = vec![0; CHUNK];
         loop {
@@ -153,10 +156,22 @@ impl Keepers {
             end.map(|end| set.watch(end, fd::READ));
             let outputs = running.flows.iter().map(|flow| flow.rd.as_ref().map(|rd| set.watch(rd.as_fd(), fd::READ)));
             let outputs: Vec<_> = outputs.collect();
+            let inputs = running
+                .flows
+                .iter()
+                .map(|flow| flow.wr.as_ref().filter(|_| flow.queued() > 0).map(|wr| set.watch(wr.as_fd(), fd::WRITE)));
+            let inputs: Vec<_> = inputs.collect();
             let quiet = running.deadline().map(|deadline| deadline.saturating_duration_since(now));
             set.wait(quiet.into_iter().chain(blind.then_some(BLIND_POLL)).min())?;
             if over.is_some_and(|over| set.ready(over).readable) {
                 return Ok(());
+            }
+            for (flow, place) in running.flows.iter_mut().zip(inputs) {
+                match place.map(|place| set.ready(place)) {
+                    Some(ready) if ready.hung_up => drop(flow.closed_by_program()),
+                    Some(ready) if ready.writable => drop(flow.flush()),
+                    _ => {}
+                }
             }
             let mut moved = false;
             for (flow, place) in running.flows.iter_mut().zip(outputs) {
@@ -193,7 +208,7 @@ impl Keepers {
                     held.end();
                     return self.keep(session);
                 }
-                Guarded::TooLong => return give_up(session),
+                Guarded::TooLong(held) => return end(*held),
                 Guarded::For(wait, end) => (wait, end),
             };
             set.clear();
@@ -231,10 +246,12 @@ impl Keepers {
 }
 
 fn give_up(session: &Session) {
-    if let Some(held) = session.give_up() {
-        log::warn!("a process whose shim did not come back is ended");
-        held.end();
-    }
+    session.give_up().into_iter().for_each(|held| end(*held));
+}
+
+fn end(held: Held) {
+    log::warn!("a process whose shim did not come back is ended");
+    held.end();
 }
 
 #[cfg(test)]

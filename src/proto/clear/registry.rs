@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use data_encoding::BASE64URL;
@@ -62,6 +62,8 @@ struct State {
     /// Tokens whose shim has taken its leave, oldest first.
     dead: VecDeque<String>,
     containers: HashMap<(u64, String), Arc<Session>>,
+    /// Of processes whose output nobody wants.
+    unheard: Vec<Weak<Session>>,
 }
 
 #[derive(Debug)]
@@ -180,13 +182,20 @@ impl Registry {
         self.state().sessions.get(token).filter(|session| session.vm == vm.number).cloned()
     }
 
-    /// The session of this machine whose standard input and output, or error output, has that number.
-    pub fn numbered(&self, vm: &Vm, number: u64) -> Option<Arc<Session>> {
+    /// The session of this machine whose standard input and output, or error output, has that number; of 1 and 2 those of all its processes
+    /// without a token.
+    pub fn numbered(&self, vm: &Vm, number: u64) -> Vec<Arc<Session>> {
         let state = self.state();
-        let is_it = |session: &&Arc<Session>| {
-            session.vm == vm.number && (session.io_base == number || session.io_base + 1 == number)
-        };
-        state.sessions.values().find(is_it).cloned()
+        let all = state.sessions.values().cloned().chain(state.unheard.iter().filter_map(Weak::upgrade));
+        let has_it = |session: &Session| session.io_base == number || session.io_base + 1 == number;
+        all.filter(|session| session.vm == vm.number && has_it(session)).collect()
+    }
+
+    /// Remembers the session of a process whose output nobody wants, so that it can be signalled. There are `PROCESSES_MAX` of them at most.
+    pub fn remember(&self, session: &Arc<Session>) {
+        let mut state = self.state();
+        state.unheard.retain(|other| other.upgrade().is_some_and(|other| !other.has_ended()));
+        state.unheard.push(Arc::downgrade(session));
     }
 
     /// Forgets a session whose shim has taken its leave, but not its token at once.

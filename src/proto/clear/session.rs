@@ -86,8 +86,8 @@ pub enum Guarded {
     Not,
     /// The process has ended, and its output waits for the shim without it.
     Rests(Box<Held>),
-    /// The shim has had its time.
-    TooLong,
+    /// The shim has had its time, and the process is to be ended.
+    TooLong(Box<Held>),
     /// To wait so long at the most, and for the end of the process.
     For(Duration, Option<OwnedFd>),
 }
@@ -308,21 +308,22 @@ impl Session {
                 return Guarded::Not;
             }
         };
-        let Some(code) = code else {
+        if code.is_none() && !left.is_zero() {
             let (wait, end) = wait;
-            return if left.is_zero() { Guarded::TooLong } else { Guarded::For(wait.unwrap_or(left).min(left), end) };
-        };
+            return Guarded::For(wait.unwrap_or(left).min(left), end);
+        }
         state.guard = None;
-        match mem::replace(&mut state.phase, Phase::Over(code)) {
-            Phase::Ready(mut held) => {
+        match (mem::replace(&mut state.phase, code.map_or(Phase::Disconnected, Phase::Over)), code) {
+            (Phase::Ready(mut held), Some(_)) => {
                 state.rest = mem::take(&mut held.outgoing);
                 Guarded::Rests(held)
             }
+            (Phase::Ready(held), None) => Guarded::TooLong(held),
             _ => Guarded::Not,
         }
     }
 
-    /// Takes the process whose shim has not come back.
+    /// Takes the process that cannot be guarded any longer.
     pub fn give_up(&self) -> Option<Box<Held>> {
         let mut state = self.state();
         state.guard = None;

@@ -87,7 +87,6 @@ impl Shim {
     /// # Errors
     /// It was not, in time or before the client went.
     pub fn wait_for_process(connection: &mut Connection) -> Result<(), String> {
-        let bell = connection.bell()?;
         let deadline = Instant::now() + connection.registry().times.process;
         loop {
             connection.attend();
@@ -96,7 +95,7 @@ impl Shim {
                 return Ok(());
             }
             let token = shim.session.token.clone();
-            if connection.wait(&bell, deadline) != Waited::Rung {
+            if connection.wait(deadline) != Waited::Rung {
                 return Err(format!("timeout waiting for process with token {token}"));
             }
         }
@@ -113,15 +112,13 @@ impl Shim {
         Shim::wait_for_process(connection)?;
         let held = connection.shim.as_mut().and_then(|shim| shim.held.as_mut());
         // One that has ended reads nothing any more.
-        let Some(held) = held else { return Ok(()) };
-        let terminal = held.terminal;
-        let Some(flow) = held.running.flow(0) else { return Ok(()) };
-        match payload {
-            [] if terminal => {}
-            [] => drop(flow.end()),
-            data => drop(flow.take(data)),
-        }
+        held.into_iter().for_each(|held| held.take_input(payload));
         Ok(())
+    }
+
+    /// The same for what was sent before the client went; only a process that was started can have it.
+    pub fn take_last_input(&mut self, payload: &[u8]) {
+        self.held.iter_mut().for_each(|held| held.take_input(payload));
     }
 
     /// Reads output of the process.
@@ -147,6 +144,7 @@ impl Shim {
     pub fn disconnect(self, registry: &Registry) {
         registry.bury(&self.session);
         if let Some(held) = self.session.disconnect(self.held) {
+            registry.remember(&self.session);
             registry.keepers.discard(held, self.session);
         }
     }
@@ -170,7 +168,8 @@ impl Shim {
     pub fn hang_up(mut self) {
         // It may have been started just now.
         self.attend(&mut Outgoing::default());
-        self.held.into_iter().for_each(|held| held.end());
+        // One that is started from now on is given back to who starts it.
+        self.session.disconnect(self.held).into_iter().for_each(|held| held.end());
     }
 }
 

@@ -43,7 +43,7 @@ const NAMES: [&str; 15] = [
 /// # Errors
 /// The text for the client.
 pub fn hyper(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, String> {
-    let members = go::read(payload, "Hyper")?;
+    let members = go::read(payload, "api.Hyper")?;
     let (name, tokens) = (members.text("hyperName")?, members.texts("tokens")?);
     let data = members.verbatim("data").unwrap_or_default();
     let vm = connection.vm.clone().ok_or("client not attached to a vm")?;
@@ -60,7 +60,7 @@ pub fn hyper(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Str
         return Err(format!("unknown command '{name}'"));
     }
     if name == "pscontainer" {
-        let members = go::read(data, "PsCommand").map_err(agent_error)?;
+        let members = go::read(data, "hyperstart.PsCommand").map_err(agent_error)?;
         agent::check_container(connection.registry(), &vm, &members).map_err(agent_error)?;
     }
     let call = Call {
@@ -85,8 +85,6 @@ fn start(
     tokens: &[String],
     data: &[u8],
 ) -> Result<Vec<u8>, String> {
-    let members = go::read(data, if is_container { "NewContainer" } else { "ExecCommand" })?;
-    let container = if is_container { Some(container_id(&members)?) } else { None };
     if tokens.len() > 1 {
         return Err(format!("expected 0 or 1 token, got {}", tokens.len()));
     }
@@ -97,6 +95,8 @@ fn start(
             Some(session.ok_or_else(|| format!("unknown token {token}"))?)
         }
     };
+    let members = go::read(data, if is_container { "hyperstart.Container" } else { "hyperstart.ExecCommand" })?;
+    let container = if is_container { Some(container_id(&members)?) } else { None };
     let process = relocated(&members, session.as_ref().map_or(1, |session| session.io_base))?;
     match &container {
         Some(id) if id.is_empty() => return Err(agent_error("newcontainer.id is missing".to_owned())),
@@ -120,7 +120,7 @@ fn container_id(members: &Members) -> Result<String, String> {
 /// The process that `data` describes, its streams numbered from `io_base` on, as the proxy numbers them.
 fn relocated(members: &Members, io_base: u64) -> Result<Process, String> {
     let text = members.raw("process").ok_or_else(|| agent_error("process is no object".to_owned()))?;
-    let process = go::read(text, "Process")?;
+    let process = go::read(text, "hyperstart.Process")?;
     check_types(&process)?;
     for (name, shown) in [("stdio", "Stdio"), ("stderr", "Stderr")] {
         let number = process.unsigned(name)?;
@@ -159,7 +159,7 @@ fn start_with_shim(
     if !session.reserve(&bell) {
         return Err(format!("token {token} has had its process"));
     }
-    let started = wait_for_shim(connection, &session, &bell)
+    let started = wait_for_shim(connection, &session)
         .and_then(|()| launch(connection, vm, container.as_deref(), process, &session));
     let held = started.inspect_err(|_| session.give_back())?;
     match session.start(held, &keeper) {
@@ -174,13 +174,13 @@ fn start_with_shim(
     Ok(Vec::new())
 }
 
-fn wait_for_shim(connection: &mut Connection, session: &Session, bell: &Bell) -> Result<(), String> {
+fn wait_for_shim(connection: &mut Connection, session: &Session) -> Result<(), String> {
     let deadline = Instant::now() + connection.registry().times.shim;
     while !session.has_shim() {
         if session.is_disconnected() {
             return Err(format!("unknown token {}", session.token));
         }
-        if connection.wait(bell, deadline) != Waited::Rung {
+        if connection.wait(deadline) != Waited::Rung {
             return Err(format!("timeout waiting for shim with token {}", session.token));
         }
     }
@@ -196,6 +196,7 @@ fn start_without_shim(
 ) -> Result<Vec<u8>, String> {
     let session = Arc::new(Session::without_shim(vm.number));
     let held = launch(connection, vm, container.as_deref(), process, &session)?;
+    connection.registry().remember(&session);
     connection.registry().keepers.discard(held, session);
     Ok(Vec::new())
 }
