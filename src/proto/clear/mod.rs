@@ -33,10 +33,12 @@
 //! - Input is neither lost nor without a limit: of a shim that has sent a megabyte more than its process reads, nothing is read until that reads
 //!   some, its signals behind that input neither. `killcontainer` and `signalprocess` on another connection get through, and a signal of the same
 //!   shim when it comes back with its token.
-//! - Every process can be signalled. After signal 9 or 15 the response comes behind ProcessExited, as upstream's client library wants
+//! - Every process can be signalled, by its number or its container's name; 1 means all that were started without a token. Signals go to the
+//!   process group, whatever `allProcesses` says: a container that is none has no other bounds. After signal 9 or 15 the response comes behind ProcessExited, as upstream's client library wants
 //!   it; when the process takes longer than `Times::end` or the client sends its next command, the response comes first, and that library
 //!   takes it for an error although the signal was sent.
-//! - A process without a token, and one whose shim has disconnected, has no input, and its output is thrown away.
+//! - A process without a token has no input, and one whose shim has disconnected none behind what that has sent; the output of both is thrown
+//!   away.
 //! - UnregisterVM forgets the machine and its unused tokens; processes live on until they end, or the agent does.
 //!
 //! Source: `clearcontainers/proxy` 3.0.23, its `api` and `client`; the specification of Clear Containers, sections 2 to 8 and 13.
