@@ -47,7 +47,7 @@ struct Guest {
     /// Where it says that it is ready.
     ready: UnixListener,
     // In this order they end: QEMU complains of a device that goes first.
-    _qemu: Client,
+    qemu: std::cell::RefCell<Client>,
     _device: Client,
 }
 
@@ -74,7 +74,7 @@ impl Guest {
         qemu.arg("-initrd").arg(path("initramfs.cpio"));
         qemu.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 cryptomgr.notests {append}"));
         let qemu = Client(qemu.stdin(Stdio::null()).spawn().expect("QEMU starts"));
-        Guest { lodger, folder, ready, _qemu: qemu, _device: device }
+        Guest { lodger, folder, ready, qemu: qemu.into(), _device: device }
     }
 
     /// What the guest says when it is ready.
@@ -106,6 +106,11 @@ impl Guest {
 
     fn shell(&self, script: &str) -> Output {
         run(&mut self.command(1024, &["exec", "--", "sh", "-c", script]))
+    }
+
+    #[cfg(feature = "clear")]
+    fn has_ended(&self) -> bool {
+        self.qemu.borrow_mut().0.try_wait().expect("our child").is_some()
     }
 
     fn console(&self) -> String {
@@ -170,6 +175,89 @@ fn a_guest_says_that_it_is_ready_and_serves_the_host_over_vsock() {
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(125), "{said}");
     assert!(said.contains("nobody listens on port 1025 of the guest"), "{said}");
+}
+
+/// A client of the Clear Containers proxy, on a vsock port of a guest.
+#[cfg(feature = "clear")]
+struct ClearClient(std::os::unix::net::UnixStream);
+
+#[cfg(feature = "clear")]
+impl ClearClient {
+    fn new(guest: &Guest, port: u32) -> ClearClient {
+        let mut socket = std::os::unix::net::UnixStream::connect(guest.folder.path("vm.vsock")).expect("the device");
+        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        write!(socket, "CONNECT {port}\n").expect("it reads");
+        let mut byte = [0];
+        while byte != *b"\n" {
+            socket.read_exact(&mut byte).expect("the device says OK");
+        }
+        ClearClient(socket)
+    }
+
+    fn send(&mut self, kind: u8, opcode: u8, payload: &[u8]) {
+        let header = [&[0, 2, 3, 0, 0, 0, kind, opcode], &(payload.len() as u32).to_be_bytes()[..]].concat();
+        self.0.write_all(&[&header, payload].concat()).expect("the guest reads");
+    }
+
+    /// Type, opcode and payload of the next frame.
+    fn next(&mut self) -> (u8, u8, Vec<u8>) {
+        let mut header = [0; 12];
+        self.0.read_exact(&mut header).expect("a frame");
+        let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
+        let mut payload = vec![0; length as usize];
+        self.0.read_exact(&mut payload).expect("its payload");
+        (header[6], header[7], payload)
+    }
+
+    fn done(&mut self, opcode: u8, payload: &str) -> String {
+        self.send(0, opcode, payload.as_bytes());
+        let (kind, answered, payload) = self.next();
+        let payload = text(&payload);
+        assert_eq!((kind, answered), (1, opcode), "{payload}");
+        payload
+    }
+}
+
+#[cfg(feature = "clear")]
+#[test]
+fn runtimes_and_shims_of_clear_containers_run_programs_in_a_guest() {
+    let Some(programs) = programs("runtimes_and_shims_of_clear_containers_run_programs_in_a_guest") else { return };
+    let append = format!("lodger.listen=vsock:1024 vmm.notify_socket=vsock:2:{READY_PORT}");
+    let guest = Guest::boot(programs, &MODULES, &append, &[]);
+    guest.wait_until_ready();
+    let mut runtime = ClearClient::new(&guest, 1024);
+    let answer = runtime.done(0, r#"{"containerId":"pod","ctlSerial":"/a","ioSerial":"/b","numIOStreams":1}"#);
+    let token = answer.strip_prefix(r#"{"io":{"URL":"unix:","tokens":[""#).and_then(|rest| rest.get(..44));
+    let token = token.unwrap_or_else(|| panic!("{answer}"));
+    runtime.done(3, r#"{"hyperName":"startpod","data":{"hostname":"pod","containers":[]}}"#);
+    let mut shim = ClearClient::new(&guest, 1024);
+    shim.done(4, &format!(r#"{{"token":"{token}"}}"#));
+    let process = r#"{"args":["sh","-c","cat; uname -n >&2; exit 5"],"user":"0","envs":[]}"#;
+    let command = format!(r#""data":{{"id":"one","process":{process}}},"tokens":["{token}"]"#);
+    runtime.done(3, &format!(r#"{{"hyperName":"newcontainer",{command}}}"#));
+    let input: Vec<u8> = (0..1 << 20).map(|number: u32| (number ^ (number >> 8)) as u8).collect();
+    let mut writer = ClearClient(shim.0.try_clone().expect("a descriptor"));
+    let bytes = input.clone();
+    let writer = std::thread::spawn(move || {
+        bytes.chunks(8192).for_each(|piece| writer.send(2, 0, piece));
+        writer.send(2, 0, b"");
+    });
+    let mut streams = [Vec::new(), Vec::new()];
+    let code = loop {
+        match shim.next() {
+            (2, opcode @ 1..=2, payload) => streams[usize::from(opcode) - 1].extend(payload),
+            (3, 0, payload) => break payload,
+            other => panic!("{other:?}"),
+        }
+    };
+    writer.join().expect("all is written");
+    assert!(streams[0] == input, "it is what was sent");
+    assert_eq!((text(&streams[1]).as_str(), code), ("pod\n", vec![5]));
+    runtime.done(3, r#"{"hyperName":"removecontainer","data":{"container":"one"}}"#);
+    // The agent's own client meanwhile, on the same port.
+    assert_eq!(guest.shell("exit 9").status.code(), Some(9));
+    assert_eq!(runtime.done(3, r#"{"hyperName":"destroypod"}"#), "");
+    wait_until("the guest ends", || guest.has_ended());
 }
 
 #[test]
