@@ -186,7 +186,7 @@ impl ClearClient {
     fn new(guest: &Guest, port: u32) -> ClearClient {
         let mut socket = std::os::unix::net::UnixStream::connect(guest.folder.path("vm.vsock")).expect("the device");
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        write!(socket, "CONNECT {port}\n").expect("it reads");
+        writeln!(socket, "CONNECT {port}").expect("it reads");
         let mut byte = [0];
         while byte != *b"\n" {
             socket.read_exact(&mut byte).expect("the device says OK");

@@ -78,10 +78,13 @@ impl Held {
         self.running.look(now);
         self.running.status?;
         let mut outgoing = std::mem::take(&mut self.outgoing);
-        // In turn, so that one that does not end leaves room for what is in the others.
-        while outgoing.cost() < REST_MAX
-            && (0..self.running.flows.len()).fold(false, |any, index| self.read(index, CHUNK, &mut outgoing) || any)
-        {
+        let mut moved = true;
+        while moved && outgoing.cost() < REST_MAX {
+            moved = false;
+            // In turn, so that one that does not end leaves room for what is in the others.
+            for index in 0..self.running.flows.len() {
+                moved |= self.read(index, CHUNK, &mut outgoing);
+            }
         }
         outgoing.trim();
         self.outgoing = outgoing;
