@@ -133,7 +133,7 @@ fn nobody_becomes_the_first_program_of_a_container_after_it() {
         ctl.good(KILL, json!({ "container": "c1", "signal": 9, "allProcesses": true }));
         assert_eq!(tty.finish(3), 137);
         ctl.good(REMOVE, json!({ "container": "c1" }));
-        assert_eq!(ctl.bad(KILL, kill.clone()), "no such container: c1");
+        assert_eq!(ctl.bad(KILL, kill.clone()), "no such container");
         // The same name again: only its own first program is meant.
         ctl.good(NEW, json!({ "id": "c1", "process": process("init", 3, "sleep 1000") }));
         ctl.good(KILL, kill.clone());
@@ -280,12 +280,12 @@ fn signals_reach_the_process_group() {
     ctl.good(KILL, kill(json!({ "process": "5" })));
     assert_eq!(tty.finish(5), 137);
     for (members, why) in [
-        (json!({ "signal": 0 }), "invalid signal 0"),
-        (json!({ "signal": 65 }), "invalid signal 65"),
-        (json!({ "signal": u64::MAX }), "invalid signal 18446744073709551615"),
+        (json!({ "signal": 0 }), "invalid signal"),
+        (json!({ "signal": 65 }), "invalid signal"),
+        (json!({ "signal": u64::MAX }), "invalid signal"),
         (json!({ "process": "5" }), "no such process"),
         (json!({ "process": "" }), "no such process"),
-        (json!({ "container": "x" }), "no such container: x"),
+        (json!({ "container": "x" }), "no such container"),
     ] {
         assert_eq!(ctl.bad(KILL, kill(members)), why);
     }

@@ -16,6 +16,9 @@ use crate::sys::tty::Window;
 /// The container of the agent itself.
 const AGENT: &str = "hyperstart";
 
+/// What `killcontainer` is told of an unknown container: hyperstart's words, as are those about signals and processes, which hosts compare.
+const NO_CONTAINER: &str = "no such container";
+
 /// Runs a command for the programs of a pair of channels; `None` when it is none of these.
 pub fn run(name: &str, data: &[u8], pair: &Arc<Pair>) -> Option<Result<Answer, String>> {
     let run = match name {
@@ -75,7 +78,7 @@ fn kill(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
     let members = Members::of(value, "killcontainer")?;
     let (container, id) = (container(&members)?, members.text("process")?);
     if container != AGENT && !pair.has_container(&container) {
-        return Err(no_container(&container));
+        return Err(NO_CONTAINER.to_owned());
     }
     let target = match (id.as_str(), members.flag("allProcesses")?) {
         (_, true) => Target::AllOf { container: &container },
@@ -95,7 +98,7 @@ fn signal_process(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
 
 fn send(target: &Target, signal: u64, pair: &Arc<Pair>) -> Result<Answer, String> {
     let number = i32::try_from(signal).ok().filter(|number| (1..=SIGNAL_MAX).contains(number));
-    let number = number.ok_or_else(|| format!("invalid signal {signal}"))?;
+    let number = number.ok_or("invalid signal")?;
     pair.signal(target, number).map(|()| Answer::default()).map_err(|error| match error.raw_os_error() {
         Some(ESRCH) => "no such process".to_owned(),
         Some(EPERM) => "no permission".to_owned(),
