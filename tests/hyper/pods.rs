@@ -183,4 +183,11 @@ fn processes_are_listed_in_both_formats() {
     for format in ["", "xml"] {
         assert_eq!(ctl.bad(PROCESSES, json!({ "format": format })), "invalid format option");
     }
+    let of = |container: &str| json!({ "container": container, "format": "json" });
+    assert_eq!(ctl.bad(PROCESSES, of("zz")), "no such container: zz");
+    ctl.good(17, json!({ "id": "zz", "process": { "stdio": 3, "stderr": 4, "args": ["cat"] } }));
+    for container in ["zz", "hyperstart", ""] {
+        ctl.good(PROCESSES, of(container));
+    }
+    assert_eq!(ctl.bad(PROCESSES, json!([])), "pscontainer is no object");
 }

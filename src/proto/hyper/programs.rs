@@ -19,7 +19,7 @@ const AGENT: &str = "hyperstart";
 /// What `killcontainer` is told of an unknown container: hyperstart's words, as are those about signals and processes, which hosts compare.
 const NO_CONTAINER: &str = "no such container";
 
-/// Runs a command for the programs of a pair of channels; `None` when it is none of these.
+/// Runs a command for the programs of a pair of channels; `None` when it is none of these, or `pscontainer` of a container that is known.
 pub fn run(name: &str, data: &[u8], pair: &Arc<Pair>) -> Option<Result<Answer, String>> {
     let run = match name {
         "execcmd" => execute,
@@ -28,16 +28,23 @@ pub fn run(name: &str, data: &[u8], pair: &Arc<Pair>) -> Option<Result<Answer, S
         "winsize" => resize,
         "killcontainer" => kill,
         "signalprocess" => signal_process,
+        // It lists the machine. Only which containers it may name is for us to say.
+        "pscontainer" => {
+            return object(data).and_then(|value| known_container(&value, "pscontainer", pair)).err().map(Err);
+        }
         _ => return None,
     };
     Some(object(data).and_then(|value| run(&value, pair)))
 }
 
+/// The container that is named, if programs may run in it.
+fn known_container(value: &Value, command: &'static str, pair: &Pair) -> Result<String, String> {
+    let container = container(&Members::of(value, command)?)?;
+    if container == AGENT || pair.has_container(&container) { Ok(container) } else { Err(no_container(&container)) }
+}
+
 fn execute(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
-    let container = container(&Members::of(value, "execcmd")?)?;
-    if container != AGENT && !pair.has_container(&container) {
-        return Err(no_container(&container));
-    }
+    let container = known_container(value, "execcmd", pair)?;
     start(&container, Role::Further, value, pair)
 }
 
