@@ -271,6 +271,16 @@ fn environment_directory_and_terminal_are_as_they_are_given() {
 }
 
 #[test]
+fn a_program_leads_a_session_and_a_group_of_its_own() {
+    for terminal in [false, true] {
+        let stat = said(json!({"args": ["sh", "-c", "read line < /proc/$$/stat; echo $line"], "terminal": terminal}));
+        let fields: Vec<&str> = stat.split_whitespace().collect();
+        // Behind its name, its state and its parent.
+        assert_eq!((fields[4], fields[5]), (fields[0], fields[0]), "{terminal}: {stat}");
+    }
+}
+
+#[test]
 fn a_program_is_searched_for_where_its_own_path_says() {
     let path = |path: &str| json!({"args": ["sh", "-c", "echo $0 $PATH"], "envs": [{"env": "PATH", "value": path}]});
     assert_eq!(said(path("/nowhere:/bin")), "sh /nowhere:/bin\n");

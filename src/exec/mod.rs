@@ -56,6 +56,8 @@ pub struct Program {
     pub terminal: Option<Window>,
     /// Without streams, and out of our hands as soon as it runs.
     pub detached: bool,
+    /// Leads a session of its own, as it always does on a terminal and detached.
+    pub own_session: bool,
     pub identity: Option<Identity>,
     pub umask: Option<u32>,
     /// In this order, with the agent's privileges. All others are the agent's.
@@ -162,7 +164,7 @@ struct Streams {
     terminal: Option<OwnedFd>,
 }
 
-/// Starts a program in a process group of its own (in a session of its own on a terminal).
+/// Starts a program in a process group of its own, or in a session of its own, which makes such a group too.
 pub fn start(program: &Program) -> Result<(Session, Vec<Channel>), NotStarted> {
     check_descriptors(&program.extra)?;
     let path = path::resolve(&program.path, program.search.as_deref())?;
@@ -190,10 +192,10 @@ pub fn start(program: &Program) -> Result<(Session, Vec<Channel>), NotStarted> {
         env: env.as_deref(),
         cwd: (!program.cwd.is_empty()).then_some(cwd.as_c_str()),
         descriptors: &descriptors,
-        group: match (program.terminal, program.detached) {
-            (Some(_), _) => Group::Terminal,
-            (None, true) => Group::Session,
-            (None, false) => Group::Own,
+        group: match program.terminal {
+            Some(_) => Group::Terminal,
+            None if program.detached || program.own_session => Group::Session,
+            None => Group::Own,
         },
         identity: program.identity.as_ref(),
         umask: program.umask,

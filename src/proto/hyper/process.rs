@@ -67,6 +67,8 @@ pub fn read(value: &Value) -> Result<Process, String> {
         env: Some(env),
         cwd: members.text("workdir")?.into_bytes(),
         terminal: terminal.then(Window::default),
+        // As hyperstart starts all: what a program does to its session stays among its own.
+        own_session: true,
         identity: identity(&members)?,
         rlimits: rlimits(&members)?,
         no_new_privileges: members.flag("noNewPrivileges")?,
