@@ -158,6 +158,31 @@ fn as_root_a_program_has_only_the_capabilities_of_its_bounding_set() {
 }
 
 #[test]
+fn as_root_a_program_has_what_is_permitted_and_no_more() {
+    if !is_root() {
+        return;
+    }
+    let two = json!(["CAP_CHOWN", "CAP_KILL"]);
+    for members in [
+        json!({"permitted": two, "effective": two}),
+        json!({"permitted": two, "effective": two, "bounding": null, "inheritable": null, "ambient": null}),
+        // Root has no permitted ones that are not effective.
+        json!({"permitted": two, "effective": []}),
+    ] {
+        for user in ["", "0"] {
+            let said = said(json!({"user": user, "capabilities": members}));
+            let sets = ["CapPrm", "CapEff", "CapBnd", "CapInh", "CapAmb"].map(|name| set(&said, name));
+            assert_eq!(sets, [0x21, 0x21, 0x21, 0, 0], "{members} {user:?}");
+        }
+    }
+    let none = said(json!({"capabilities": {"permitted": [], "effective": []}}));
+    assert_eq!(["CapPrm", "CapEff", "CapBnd"].map(|name| set(&none, name)), [0; 3]);
+    // What is said of the bounding set is done, and that is wider.
+    let wider = json!({"permitted": [], "effective": [], "bounding": two});
+    assert_eq!(set(&said(json!({"capabilities": wider})), "CapPrm"), 0x21);
+}
+
+#[test]
 fn as_root_another_user_keeps_the_capabilities_of_the_ambient_set() {
     if !is_root() {
         return;

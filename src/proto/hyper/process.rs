@@ -4,8 +4,10 @@
 //! "value"}], "workdir", "rlimits": [{"type", "hard": u64, "soft": u64}], "noNewPrivileges": bool, "capabilities": {"bounding",
 //! "effective", "inheritable", "permitted", "ambient": [...]}}`, of which only `args` must be there. Hosts in Go find members whatever the case of their names, write `null` for
 //! empty lists and do not tell what is missing from what is empty or 0; so neither does this. Only of a set of capabilities that is missing
-//! or null the program has the agent's: the proxy writes null for all that its client says nothing of. Members that nobody knows are passed
-//! over.
+//! or null the program has the agent's: the proxy writes null for all that its client says nothing of. But to a program of root the kernel
+//! gives all of its bounding and its inheritable set as it is executed, whatever was permitted before. So where `permitted` is there and these
+//! are not, it is the bounding set too and the inheritable one is empty, or the program would have more than was asked for. (All that is
+//! permitted to root is also effective, by the same rule.) Members that nobody knows are passed over.
 //! Sources: hyperstart 0.7 and 1.0, the proxy and the agent of Clear Containers 3.0.
 
 use serde_json::{Map, Value};
@@ -59,6 +61,8 @@ pub fn read(value: &Value) -> Result<Process, String> {
     let stdio = members.number("stdio")?;
     let id = members.text("id")?;
     let env = environment(&members, terminal)?;
+    let identity = identity(&members)?;
+    let capabilities = capabilities(&members, is_roots(identity.as_ref()))?;
     let program = Program {
         path: path.into_bytes(),
         // As execvp(3) does it behind the change of the environment.
@@ -69,10 +73,10 @@ pub fn read(value: &Value) -> Result<Process, String> {
         terminal: terminal.then(Window::default),
         // As hyperstart starts all: what a program does to its session stays among its own.
         own_session: true,
-        identity: identity(&members)?,
+        identity,
         rlimits: rlimits(&members)?,
         no_new_privileges: members.flag("noNewPrivileges")?,
-        capabilities: capabilities(&members)?,
+        capabilities,
         ..Program::default()
     };
     let id = if id.is_empty() { stdio.to_string() } else { id };
@@ -141,7 +145,12 @@ fn rlimits(members: &Members) -> Result<Vec<Rlimit>, String> {
     Ok(limits)
 }
 
-fn capabilities(members: &Members) -> Result<Capabilities, String> {
+/// Whether the program runs as root.
+fn is_roots(identity: Option<&Identity>) -> bool {
+    effective_user() == 0 && identity.is_none_or(|identity| identity.uid == 0)
+}
+
+fn capabilities(members: &Members, is_roots: bool) -> Result<Capabilities, String> {
     let Some(value) = members.get("capabilities") else { return Ok(Capabilities::default()) };
     let sets = Members::of(value, "process.capabilities")?;
     let set = |name: &str| {
@@ -152,11 +161,13 @@ fn capabilities(members: &Members) -> Result<Capabilities, String> {
         })?;
         Ok::<_, String>(is_given.then_some(mask))
     };
+    let permitted = set("permitted")?;
+    let limit = permitted.filter(|_| is_roots);
     Ok(Capabilities {
-        bounding: set("bounding")?,
+        bounding: set("bounding")?.or(limit),
         effective: set("effective")?,
-        inheritable: set("inheritable")?,
-        permitted: set("permitted")?,
+        inheritable: set("inheritable")?.or(limit.map(|_| 0)),
+        permitted,
         ambient: set("ambient")?,
     })
 }
