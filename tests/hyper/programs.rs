@@ -319,6 +319,7 @@ fn a_terminal_has_its_window_and_one_output_and_no_end_of_input() {
     let agent = Agent::start();
     let (mut ctl, mut tty) = agent.both();
     ctl.on_terminal(3, &["sh", "-c", "PS1= exec sh"]);
+    assert_eq!(size(&mut tty), "24 80");
     resize(&mut ctl, json!({ "seq": 3, "row": 30, "column": 100 }));
     assert_eq!(size(&mut tty), "30 100");
     resize(&mut ctl, json!({ "container": "hyperstart", "process": "3", "row": 31, "column": 65536 + 101 }));

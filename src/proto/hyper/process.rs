@@ -21,6 +21,10 @@ use crate::sys::tty::Window;
 /// What a terminal is taken for when nobody says what it is.
 const TERMINAL: &[u8] = b"TERM=xterm";
 
+/// Rows and columns of a terminal until the host tells them, which it does only once the program runs: the size that programs assume
+/// themselves. With none at all stty(1) of busybox fails, and editors draw nothing.
+const WINDOW: Window = Window { rows: 24, columns: 80 };
+
 /// One program of a host, and the numbers of its streams.
 #[derive(Debug)]
 pub struct Process {
@@ -70,7 +74,7 @@ pub fn read(value: &Value) -> Result<Process, String> {
         arguments: args.map(String::into_bytes).collect(),
         env: Some(env),
         cwd: members.text("workdir")?.into_bytes(),
-        terminal: terminal.then(Window::default),
+        terminal: terminal.then_some(WINDOW),
         // As hyperstart starts all: what a program does to its session stays among its own.
         own_session: true,
         identity,
