@@ -69,6 +69,31 @@ fn a_container_that_lost_its_tty_channel_can_be_made_again_at_once() {
 }
 
 #[test]
+fn a_host_finds_no_name_and_no_number_of_the_one_before_it() {
+    let agent = Agent::start();
+    let deaf = "trap '' HUP; echo ready; exec sleep 1000";
+    let new = json!({ "id": "vm0", "process": { "stdio": 3, "stderr": 4, "args": ["sh", "-c", deaf] } });
+    let (mut ctl, mut tty) = agent.both();
+    for round in 0..20 {
+        ctl.good(17, new.clone());
+        tty.until(3, "ready\n");
+        // In any order, and at once: one of them is seen before the other.
+        if round % 4 < 2 {
+            drop((ctl, tty));
+        } else {
+            drop((tty, ctl));
+        }
+        if round % 2 == 0 {
+            (ctl, tty) = agent.both();
+        } else {
+            tty = agent.tty();
+            ctl = agent.ctl();
+        }
+        assert_eq!(ctl.bad(18, json!({ "container": "vm0", "signal": 9 })), "no such container");
+    }
+}
+
+#[test]
 fn a_program_waits_for_its_tty_channel_and_not_for_ever() {
     let agent = Agent::start();
     let mut ctl = agent.ctl();

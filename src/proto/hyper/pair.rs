@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::engine::PROGRAMS_MAX;
 use crate::engine::running::Running;
 use crate::exec::{self, Session};
+use crate::proto::bell::Bell;
 use crate::proto::hyper::process::Process;
+use crate::stream::Stream;
 use crate::sys::fd;
 use crate::sys::process::signal_group;
 use crate::sys::tty::{self, Window};
@@ -41,14 +43,21 @@ pub struct Pair {
 
 #[derive(Debug, Default)]
 struct State {
-    has_ctl: bool,
-    has_tty: bool,
-    /// Wakes the tty channel; what is in it does not matter.
-    bell: Option<OwnedFd>,
+    ctl: Option<Place>,
+    tty: Option<Place>,
     containers: Vec<String>,
     programs: Vec<Program>,
     /// Programs whose streams no tty channel has taken yet.
     waiting: Vec<Streams>,
+}
+
+/// A channel that is there.
+#[derive(Debug)]
+struct Place {
+    /// Wakes whoever serves it.
+    bell: Arc<Bell>,
+    /// Its connection, which tells whether the host is still there.
+    host: OwnedFd,
 }
 
 /// A program that runs or is about to, as commands find it.
@@ -106,32 +115,25 @@ pub enum Target<'a> {
 pub struct Seat {
     pair: Arc<Pair>,
     channel: Channel,
-    /// For the tty channel: readable when there is news for it.
-    pub bell: Option<OwnedFd>,
+    /// Rung when there is news for it.
+    pub bell: Arc<Bell>,
 }
 
 impl Pair {
-    /// Takes a channel's place; `None` when another one keeps it.
-    pub fn enter(self: &Arc<Pair>, channel: Channel) -> Option<Seat> {
-        let (ring, bell) = match channel {
-            Channel::Ctl => (None, None),
-            Channel::Tty => {
-                let (bell, ring) = fd::pipe().ok()?;
-                fd::never_block(ring.as_fd()).ok()?;
-                fd::never_block(bell.as_fd()).ok()?;
-                (Some(ring), Some(bell))
-            }
+    /// Takes a channel's place for a connection; `None` when another one keeps it.
+    pub fn enter(self: &Arc<Pair>, channel: Channel, stream: &Stream) -> Option<Seat> {
+        let bell = Arc::new(Bell::new().ok()?);
+        let place = Place { bell: Arc::clone(&bell), host: stream.input().try_clone_to_owned().ok()? };
+        // Whoever comes when a host has closed both channels finds nothing of it, also if only one of them has seen that yet.
+        let is_taken = |state: &mut State| {
+            state.place(channel).is_some() || [&state.ctl, &state.tty].into_iter().flatten().any(Place::is_deserted)
         };
-        let is_taken = |state: &mut State| *state.place(channel);
         let waited = self.left.wait_timeout_while(self.state(), SEAT_PATIENCE, is_taken);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if *state.place(channel) {
+        if state.place(channel).is_some() {
             return None;
         }
-        *state.place(channel) = true;
-        if ring.is_some() {
-            state.bell = ring;
-        }
+        *state.place(channel) = Some(place);
         Some(Seat { pair: Arc::clone(self), channel, bell })
     }
 
@@ -179,7 +181,7 @@ impl Pair {
             program.process = Some(found);
         }
         state.waiting.push(streams);
-        state.ring();
+        state.tty.iter().for_each(|tty| tty.bell.ring());
     }
 
     /// The programs that are new on the tty channel.
@@ -285,17 +287,10 @@ fn check_id(what: &str, id: &str) -> Result<(), String> {
 }
 
 impl State {
-    fn place(&mut self, channel: Channel) -> &mut bool {
+    fn place(&mut self, channel: Channel) -> &mut Option<Place> {
         match channel {
-            Channel::Ctl => &mut self.has_ctl,
-            Channel::Tty => &mut self.has_tty,
-        }
-    }
-
-    fn ring(&self) {
-        if let Some(bell) = &self.bell {
-            // A full pipe rings already.
-            let _ = fd::write(bell.as_fd(), b"!");
+            Channel::Ctl => &mut self.ctl,
+            Channel::Tty => &mut self.tty,
         }
     }
 
@@ -316,6 +311,13 @@ impl State {
     }
 }
 
+impl Place {
+    /// Whether its host has gone, and it will be left in a moment.
+    fn is_deserted(&self) -> bool {
+        fd::wait_for(self.host.as_fd(), fd::HANG_UP, Some(Duration::ZERO)).is_ok_and(|ready| ready.hung_up)
+    }
+}
+
 impl Program {
     fn is_meant(&self, target: &Target) -> bool {
         match *target {
@@ -329,18 +331,14 @@ impl Program {
 
 impl Seat {
     /// Gives the place to the next one, for whom the programs of this one are no more. Gives them, and those whose streams nobody will
-    /// ever read.
+    /// ever read. Behind the last channel no name and no number is taken.
     pub fn leave(self, mut lost: Vec<Streams>) -> Vec<Streams> {
         let mut state = self.pair.state();
         state.programs.retain(|program| lost.iter().all(|streams| streams.stdio != program.key.stdio));
-        *state.place(self.channel) = false;
-        if self.channel == Channel::Tty {
-            state.bell = None;
-        }
-        if !state.has_ctl && !state.has_tty {
-            let waiting = std::mem::take(&mut state.waiting);
-            state.programs.retain(|program| waiting.iter().all(|streams| streams.stdio != program.key.stdio));
-            lost.extend(waiting);
+        *state.place(self.channel) = None;
+        if state.ctl.is_none() && state.tty.is_none() {
+            // What a host makes here is named by it, and the next one may be another.
+            lost.append(&mut std::mem::take(&mut *state).waiting);
         }
         drop(state);
         self.pair.left.notify_all();

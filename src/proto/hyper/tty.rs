@@ -61,7 +61,7 @@ const LINGER: Duration = Duration::from_secs(10);
 pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
     stream.set_nonblocking(true)?;
     let pair = &circumstances.settings.hyper;
-    let Some(seat) = pair.enter(Channel::Tty) else {
+    let Some(seat) = pair.enter(Channel::Tty, &stream) else {
         stream.end();
         return Ok(Ended::Broken("there is another tty channel".to_owned()));
     };
@@ -254,9 +254,7 @@ impl<'a> Tty<'a> {
             sources.push(source);
         };
         add(set, self.circumstances.stop, fd::READ, Source::Stop);
-        if let Some(bell) = &self.seat.bell {
-            add(set, bell.as_fd(), fd::READ, Source::Bell);
-        }
+        add(set, self.seat.bell.watch(), fd::READ, Source::Bell);
         let has_room = self.has_room();
         let input = if self.wants_input() { fd::READ } else { fd::PEER_ENDED };
         let output = if self.outbox.is_empty() { fd::HANG_UP } else { fd::WRITE };
@@ -304,12 +302,7 @@ impl<'a> Tty<'a> {
     fn handle(&mut self, source: Source, ready: fd::Ready) -> io::Result<bool> {
         match source {
             Source::Stop => return Ok(false),
-            Source::Bell => {
-                let mut rings = [0; 64];
-                if let Some(bell) = &self.seat.bell {
-                    let _ = fd::read(bell.as_fd(), &mut rings);
-                }
-            }
+            Source::Bell => self.seat.bell.clear(),
             Source::Host => return self.read_host(ready),
             Source::HostOut => return Ok(!ready.hung_up),
             Source::End(place) => self.programs[place].streams.running.look(Instant::now()),
