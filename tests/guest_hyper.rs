@@ -126,7 +126,16 @@ fn hosts_of_hyperstart_run_programs_on_its_ports_and_end_the_guest() {
     ctl.shell(3, "until [ -e /root/hung-up ]; do sleep 1; done; echo it was");
     assert_eq!((tty.finish(3), tty.text(3).as_str()), (0, "it was\n"));
     ctl.good(19, json!(null));
-    assert_eq!(ctl.ask(4, b"null"), (ACK, Vec::new()));
+    // The machine ends behind its programs, and they behind their last words.
+    ctl.shell(3, "trap 'echo term; sleep 1; echo bye >&2; exit 9' TERM; echo ready; while :; do sleep 0.05; done");
+    tty.until(3, "ready\n");
+    let start = Instant::now();
+    ctl.send(&ctl_message(4, b"null"));
+    assert_eq!(tty.finish(3), 9);
+    assert_eq!(tty.text(3), "ready\nterm\n");
+    assert!(tty.text(4).ends_with("bye\n"), "some shells say first how its sleep ended");
+    assert_eq!(ctl.answer(), Some((ACK, Vec::new())));
+    assert!(start.elapsed() > Duration::from_secs(1), "the answer has waited for the end of the program");
     wait_until("the guest ends", || guest.qemu.0.try_wait().expect("our child").is_some());
     let console = fs::read_to_string(guest.folder.path("console")).unwrap_or_default();
     assert!(!console.contains("panic"), "{console}");

@@ -3,6 +3,7 @@
 
 mod channels;
 mod ctl;
+mod ending;
 mod files;
 mod fuzz;
 mod pods;

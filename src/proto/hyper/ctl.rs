@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::commands::Call;
 use crate::engine::Ended;
 use crate::proto::Circumstances;
+use crate::proto::bell::Bell;
 use crate::proto::hyper::commands::{self, Answer, NO_CALLBACK};
+use crate::proto::hyper::ending;
 use crate::proto::hyper::message::{self, Assembly, Message};
 use crate::proto::hyper::pair::{Channel, Pair};
 use crate::proto::hyper::programs;
@@ -60,7 +62,8 @@ pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::
         stream.end();
         return Ok(Ended::Broken("there is another ctl channel".to_owned()));
     };
-    let mut ctl = Ctl { stream, circumstances, out: Vec::new(), assembly: Assembly::default(), was_used: false };
+    let bell = Arc::clone(&seat.bell);
+    let mut ctl = Ctl { stream, bell, circumstances, out: Vec::new(), assembly: Assembly::default(), was_used: false };
     let ended = match ctl.converse(head) {
         Err(error) if is_departure(&error) => Ok(ctl.regular()),
         ended => ended,
@@ -77,6 +80,7 @@ fn is_departure(error: &io::Error) -> bool {
 
 struct Ctl<'a> {
     stream: Stream,
+    bell: Arc<Bell>,
     circumstances: &'a Circumstances<'a>,
     /// What is to be written next.
     out: Vec<u8>,
@@ -173,6 +177,9 @@ impl Ctl<'_> {
             Call { table: &settings.commands, caller: Some(self.stream.output()), stop: Some(self.circumstances.stop) };
         match (name, programs::run(name, payload, pair)) {
             (_, Some(result)) => result,
+            // Where the machine does not end, its programs do not either.
+            ("destroypod", None) => commands::run(name, payload, &call)
+                .inspect(|_| ending::end_programs(pair, &self.bell, ending::PATIENCE, self.circumstances.stop)),
             ("writefile", None) => commands::write_file(payload, &call),
             (name, None) => commands::run(name, payload, &call),
         }

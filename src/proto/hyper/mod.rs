@@ -25,6 +25,7 @@
 
 pub mod commands;
 pub mod ctl;
+pub mod ending;
 pub mod message;
 mod network;
 pub mod pair;

@@ -14,6 +14,7 @@ use crate::proto::hyper::process::Process;
 use crate::stream::Stream;
 use crate::sys::fd;
 use crate::sys::process::signal_group;
+use crate::sys::signal;
 use crate::sys::tty::{self, Window};
 
 /// How long a channel waits for the end of the one before it, whose end the host may have seen before us.
@@ -45,6 +46,8 @@ pub struct Pair {
 struct State {
     ctl: Option<Place>,
     tty: Option<Place>,
+    /// The tty channel has seen the end of a program, and its host has not been told yet.
+    owes_end: bool,
     containers: Vec<String>,
     programs: Vec<Program>,
     /// Programs whose streams no tty channel has taken yet.
@@ -109,6 +112,7 @@ pub enum Target<'a> {
     Named { container: &'a str, id: &'a str },
     FirstOf { container: &'a str },
     AllOf { container: &'a str },
+    All,
 }
 
 /// A channel's place in the pair, until it is left.
@@ -196,8 +200,38 @@ impl Pair {
         state.waiting = streams;
     }
 
-    /// A program has ended: nobody finds it any more. It is to be buried only then.
-    pub fn forget(&self, stdio: u64) {
+    /// A program has ended: nobody finds it any more. It is to be buried only then, and the host to be told.
+    pub fn end(&self, stdio: u64) {
+        let mut state = self.state();
+        state.programs.retain(|program| program.key.stdio != stdio);
+        state.owes_end = true;
+    }
+
+    /// The host has been told of all ends that were seen.
+    pub fn has_told(&self) {
+        let mut state = self.state();
+        if std::mem::take(&mut state.owes_end) {
+            state.ctl.iter().for_each(|ctl| ctl.bell.ring());
+        }
+    }
+
+    /// Whether no program is left, and the host knows.
+    pub fn has_told_all(&self) -> bool {
+        let state = self.state();
+        state.programs.is_empty() && !state.owes_end
+    }
+
+    /// Sends SIGKILL to the programs whose process number this is true for, and not to their groups.
+    pub fn kill_where(&self, is_meant: impl Fn(i32) -> bool) {
+        let state = self.state();
+        let pids = state.programs.iter().filter_map(|program| program.process.as_ref()).map(|found| found.pid);
+        for pid in pids.filter(|pid| is_meant(*pid)) {
+            let _ = signal::send(pid, signal::SIGKILL);
+        }
+    }
+
+    /// What was reserved is free again.
+    fn forget(&self, stdio: u64) {
         self.state().programs.retain(|program| program.key.stdio != stdio);
     }
 
@@ -325,6 +359,7 @@ impl Program {
             Target::Named { container, id } => self.key.container == container && self.key.id == id,
             Target::FirstOf { container } => self.key.container == container && self.role == Role::First,
             Target::AllOf { container } => self.key.container == container,
+            Target::All => true,
         }
     }
 }
@@ -336,6 +371,11 @@ impl Seat {
         let mut state = self.pair.state();
         state.programs.retain(|program| lost.iter().all(|streams| streams.stdio != program.key.stdio));
         *state.place(self.channel) = None;
+        if self.channel == Channel::Tty {
+            // Nobody waits for what nobody can be told any more.
+            state.owes_end = false;
+            state.ctl.iter().for_each(|ctl| ctl.bell.ring());
+        }
         if state.ctl.is_none() && state.tty.is_none() {
             // What a host makes here is named by it, and the next one may be another.
             lost.append(&mut std::mem::take(&mut *state).waiting);

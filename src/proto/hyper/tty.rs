@@ -137,6 +137,9 @@ impl<'a> Tty<'a> {
                 return Ok(Ended::Broken(why));
             }
             self.outbox.write_to(self.stream.output())?;
+            if self.outbox.is_empty() {
+                self.pair.has_told();
+            }
             self.look_at_queues();
             if self.input_over {
                 return self.flush();
@@ -227,7 +230,7 @@ impl<'a> Tty<'a> {
             let Streams { stdio, running, .. } = program.streams;
             let code = running.status.map_or(255, |status| status.code()) as u8;
             // Its numbers are free before the host hears of it, and its process number after it can be found no more.
-            self.pair.forget(stdio);
+            self.pair.end(stdio);
             drop(running);
             self.outbox.push(&encode(stdio, b""));
             self.outbox.push(&encode(stdio, &[code]));

@@ -1,0 +1,103 @@
+//! The end of all programs of a pod, without that of the machine.
+
+use std::io::Read;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lodger::commands::table::Table;
+use lodger::proto::hyper::ending::{LAST_WORDS, PATIENCE, end_programs};
+use lodger::proto::hyper::pair::{Channel, Role, Seat};
+use lodger::proto::hyper::{process, tty};
+use lodger::proto::settings::Settings;
+use lodger::proto::{Circumstances, Opening};
+use lodger::stream::Stream;
+use lodger::sys::fd;
+use serde_json::json;
+
+use crate::support::pause;
+
+/// A pair whose ctl channel is the test's; what has come over tty when all is over, and the time that it took.
+fn end(scripts: &[&str], reads: bool, patience: Duration) -> (Vec<u8>, Duration) {
+    let settings = Settings::with(Table::empty());
+    let (stop, ring) = Stream::pair().expect("sockets");
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
+    let (ctl, _host) = Stream::pair().expect("sockets");
+    thread::scope(|scope| {
+        let (settings, stop) = (&settings, &stop);
+        let serving = scope.spawn(move || {
+            let circumstances = Circumstances {
+                pinned: None,
+                opening: Opening::Peer,
+                stop: stop.input(),
+                accepted: Instant::now(),
+                settings,
+            };
+            tty::serve(Stream::over(theirs), b"", &circumstances).expect("it serves")
+        });
+        let seat: Seat = settings.hyper.enter(Channel::Ctl, &ctl).expect("a place");
+        for (index, script) in scripts.iter().enumerate() {
+            let stdio = 3 + 2 * index as u64;
+            let value = json!({ "args": ["sh", "-c", script], "stdio": stdio, "stderr": stdio + 1 });
+            settings.hyper.start("hyperstart", Role::Further, process::read(&value).expect("one")).expect("it starts");
+        }
+        pause(Duration::from_millis(100));
+        pause(Duration::from_millis(100));
+        let start = Instant::now();
+        end_programs(&settings.hyper, &seat.bell, patience, stop.input());
+        let time = start.elapsed();
+        let mut said = Vec::new();
+        if reads {
+            // What is there now, and nothing that comes later.
+            let mut socket = &ours;
+            socket.set_nonblocking(true).expect("a socket");
+            let mut piece = [0; 4096];
+            while let Ok(count @ 1..) = socket.read(&mut piece) {
+                said.extend_from_slice(&piece[..count]);
+            }
+        }
+        fd::write(ring.output(), b"!").expect("room");
+        serving.join().expect("no panic");
+        drop(seat.leave(Vec::new()));
+        (said, time)
+    })
+}
+
+#[test]
+fn programs_say_farewell_before_all_is_over() {
+    let script = "exec 2>/dev/null; trap 'echo term; exit 9' TERM; while :; do sleep 0.05; done";
+    let (said, time) = end(&[script], true, PATIENCE);
+    let whole = [tty::encode(3, b"term\n"), tty::encode(3, b""), tty::encode(3, &[9])].concat();
+    assert_eq!(said, whole);
+    assert!(time < PATIENCE, "{time:?}");
+}
+
+#[test]
+fn without_programs_all_is_over_at_once() {
+    let (said, time) = end(&[], true, PATIENCE);
+    assert!(said.is_empty() && time < Duration::from_secs(1), "{time:?}");
+}
+
+#[test]
+fn who_ignores_the_signal_is_killed_at_once_and_who_is_stopped_goes_on() {
+    let scripts = ["trap '' TERM; exec sleep 1000", "trap 'exit 8' TERM; kill -STOP $$; sleep 0.1; exit 7"];
+    let (said, time) = end(&scripts, true, PATIENCE);
+    for code in [tty::encode(3, &[137]), tty::encode(5, &[8])] {
+        assert!(said.windows(code.len()).any(|bytes| bytes == code), "{code:?} in {said:?}");
+    }
+    assert!(time < PATIENCE, "{time:?}");
+}
+
+#[test]
+fn who_does_not_end_is_killed_after_a_while() {
+    let patience = Duration::from_millis(300);
+    let (said, time) = end(&["trap : TERM; while :; do sleep 0.05; done"], true, patience);
+    assert!(said.ends_with(&tty::encode(3, &[137])), "{said:?}");
+    assert!(time >= patience, "{time:?}");
+}
+
+#[test]
+fn a_host_that_reads_nothing_does_not_keep_the_machine() {
+    let patience = Duration::from_millis(300);
+    let (_, time) = end(&["trap '' PIPE; trap : TERM; cat /dev/zero"], false, patience);
+    assert!(time >= LAST_WORDS && time < patience + LAST_WORDS + PATIENCE, "{time:?}");
+}
