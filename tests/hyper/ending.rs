@@ -101,3 +101,22 @@ fn a_host_that_reads_nothing_does_not_keep_the_machine() {
     let (_, time) = end(&["trap '' PIPE; trap : TERM; cat /dev/zero"], false, patience);
     assert!(time >= LAST_WORDS && time < patience + LAST_WORDS + PATIENCE, "{time:?}");
 }
+
+#[test]
+fn without_a_tty_channel_the_time_counts_or_the_end_of_the_agent() {
+    for ends in [false, true] {
+        let pair = Settings::with(Table::empty()).hyper;
+        let (ctl, _host) = Stream::pair().expect("sockets");
+        let (stop, ring) = Stream::pair().expect("sockets");
+        let seat = pair.enter(Channel::Ctl, &ctl).expect("a place");
+        let value = json!({ "args": ["sleep", "1000"], "stdio": 3, "stderr": 4 });
+        pair.start("hyperstart", Role::Further, process::read(&value).expect("one")).expect("it starts");
+        if ends {
+            fd::write(ring.output(), b"!").expect("room");
+        }
+        let start = Instant::now();
+        end_programs(&pair, &seat.bell, Duration::from_millis(100), stop.input());
+        assert_eq!(start.elapsed() >= LAST_WORDS, !ends, "{:?}", start.elapsed());
+        drop(seat.leave(Vec::new()));
+    }
+}

@@ -17,6 +17,7 @@
 //! - There is one channel of each kind at a time. A further one waits a second for the end of the one before, and is closed.
 //! - When `tty` ends the programs on it get a hang-up, as those of any connection: the output that was under way has gone. When `ctl` ends
 //!   they go on, unless there is no `tty` either. Behind the last of both everything is forgotten, also the names of containers.
+//! - `destroypod` ends all programs first, and is answered when the host has been told the end of each.
 //! - On a virtio port a channel ends when the host closes it, and READY comes again for the next. The guest's kernel does not tell of a host
 //!   that closes and opens it within a moment: that one is taken for the same.
 //!
