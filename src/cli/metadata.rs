@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use lexopt::{Arg, Parser};
 
-use crate::cli::guest::log_to_stderr;
+use crate::cli::log::log_to_stderr;
 use crate::cli::metadata_commands::{kill, list, shell};
 use crate::cli::metadata_get::get;
 use crate::cli::metadata_host::serve;

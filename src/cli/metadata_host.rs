@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser};
 
-use crate::cli::guest::log_to_stderr;
+use crate::cli::log::log_to_stderr;
 use crate::cli::metadata_commands::{heeded, socket};
 use crate::cli::output::Log;
 use crate::cli::{Failure, OUR_ERROR, seconds, text};

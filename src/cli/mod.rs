@@ -49,6 +49,7 @@ mod file;
 mod guest;
 mod image;
 mod listing;
+mod log;
 #[cfg(feature = "metadata")]
 mod metadata;
 #[cfg(feature = "metadata")]

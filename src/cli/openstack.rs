@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use lexopt::{Arg, Parser};
 
-use crate::cli::guest::log_to_stderr;
+use crate::cli::log::log_to_stderr;
 use crate::cli::{Command, Failure, no_more};
 use crate::commands::table::Table;
 use crate::proto::openstack;
