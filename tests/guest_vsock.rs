@@ -83,6 +83,7 @@ impl Guest {
         let mut socket = None;
         wait_until("the guest is ready", || {
             socket = self.ready.accept().ok();
+            assert!(socket.is_some() || !self.has_ended(), "it has ended: {}", self.console());
             socket.is_some()
         });
         let (mut socket, _) = socket.expect("waited for");
@@ -108,7 +109,6 @@ impl Guest {
         run(&mut self.command(1024, &["exec", "--", "sh", "-c", script]))
     }
 
-    #[cfg(feature = "clear")]
     fn has_ended(&self) -> bool {
         self.qemu.borrow_mut().0.try_wait().expect("our child").is_some()
     }

@@ -8,7 +8,7 @@ use crate::exec::{BLIND_POLL, HANG_UP_GRACE, QUIET, Session};
 use crate::proto::metadata::backlog::Backlog;
 use crate::proto::metadata::output::{Found, Output};
 use crate::proto::metadata::task::Task;
-use crate::proto::metadata::{Config, Guest, plain, programs};
+use crate::proto::metadata::{Config, Guest, programs};
 use crate::sys::fd::{self, PollSet};
 use crate::sys::process::Status;
 use crate::sys::signal;
@@ -33,7 +33,7 @@ pub fn run(guest: &Guest, task: &Task, backlog: &Backlog) -> bool {
     let (session, channels) = match programs::start(guest, &argv, Some(Window::default())) {
         Ok(started) => started,
         Err(why) => {
-            log::warn!("task: {}", plain(&why));
+            log::warn!("task: {why}");
             backlog.push(format!("lodger: {why}\r\n").as_bytes(), Instant::now());
             return false;
         }

@@ -298,11 +298,6 @@ impl Guest<'_> {
     }
 }
 
-/// A text with words of the host in it, on one line and without what a terminal would obey.
-fn plain(text: &str) -> String {
-    text.chars().flat_map(|char| if char.is_control() { char.escape_default().collect() } else { vec![char] }).collect()
-}
-
 /// The text of an error of a connection.
 fn why(error: &io::Error) -> String {
     crate::sys::errno::describe(error)

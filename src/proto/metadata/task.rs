@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::metaservice::{EXECUTE, FAILED, SUCCESS, object, strings};
 use crate::proto::metadata::backlog::Backlog;
 use crate::proto::metadata::programs::Variable;
-use crate::proto::metadata::{Ended, Guest, STACK, command, held, plain, upload, why};
+use crate::proto::metadata::{Ended, Guest, STACK, command, held, upload, why};
 
 /// What to run.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ fn execute(guest: &Guest) -> Option<Task> {
                 Ok(task) => {
                     // Nothing of the environment, and no argument: there may be secrets in both.
                     let program = task.command.first().map_or("the default program", String::as_str);
-                    log::info!("task: {}, of {} words", plain(program), task.command.len());
+                    log::info!("task: {program}, of {} words", task.command.len());
                     return Some(task);
                 }
                 Err(why) => why,

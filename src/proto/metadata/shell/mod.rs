@@ -16,7 +16,7 @@ use crate::metaservice::Action;
 use crate::proto::metadata::output::{Found, Output};
 use crate::proto::metadata::shell::input::Input;
 use crate::proto::metadata::shell::link::{Link, ROUND_MAX};
-use crate::proto::metadata::{Guest, plain, programs, why};
+use crate::proto::metadata::{Guest, programs, why};
 use crate::shell::flow::BLOCK;
 use crate::shell::server::Event;
 use crate::sys::fd::{self, PollSet};
@@ -45,7 +45,7 @@ pub fn run(guest: &Guest, action: &Action) {
             log::info!("shell {}: ended", action.id);
         }
         Err(why) => {
-            log::warn!("shell: {}", plain(&why));
+            log::warn!("shell: {why}");
             link.server.exit(false).into_iter().for_each(|message| link.queue(message));
             link.close(guest);
         }
