@@ -41,7 +41,7 @@ pub const SERVE: Command = Command {
 "
         ),
         "                  ,proto=NAME behind an address pins the protocol, which else the first byte
-                               says: agentproto (our own), google",
+                               says: agentproto (MachineProxy's and our own), google",
         if_clear!(", clear, hyper-ctl, hyper-tty"),
         "
 ",
@@ -101,7 +101,7 @@ the agent's user, and nobody else may write to them.
 Every program that is run ends when its connection does (SIGHUP, then SIGKILL),",
         if_clear!(
             " but for those of
-Clear Containers, whose shim has 10 minutes to come back or has taken its leave,"
+Clear Containers, where a shim has 10 minutes to come back and what has none goes on,"
         ),
         " and so does
 everything at SIGTERM. Whoever can connect can do what this agent's user can.

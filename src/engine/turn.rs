@@ -2,22 +2,18 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::running::{Flow, Running, Written};
 use crate::engine::{
     Action, CHUNK, Codec, Event, IDLE, LINGER, LULL, OUTBOX_HIGH, PIPE_FULL, PROGRAMS_MAX, QUEUE_MAX, SHARE_MIN, Step,
 };
-use crate::exec::{self, NotStarted, Program, Session};
+use crate::exec::{self, NotStarted, Program, Session, parting};
 use crate::stream::Stream;
 use crate::stream::inbox::Inbox;
 use crate::stream::outbox::Outbox;
 use crate::sys::fd::{self, PollSet};
 use crate::sys::signal;
-
-/// Bytes of stack of a thread that only waits for programs to end.
-const HANG_UP_STACK: usize = 64 << 10;
 
 /// What an entry of the poll set stands for.
 enum Source {
@@ -222,10 +218,7 @@ impl<'c, C: Codec> Engine<'c, C> {
     /// Ends all programs, without holding up the loop for their time of grace.
     fn hang_up(&mut self) {
         let sessions: Vec<Session> = self.programs.drain(..).map(|running| running.session).collect();
-        if !sessions.is_empty() {
-            // Without a thread to be had, the sessions are dropped with the closure: SIGKILL at once.
-            let _ = thread::Builder::new().stack_size(HANG_UP_STACK).spawn(move || exec::hang_up(sessions));
-        }
+        parting::hang_up_meanwhile(sessions);
     }
 
     /// Ends the connection because the peer breaks the rules.

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod environment;
+pub mod parting;
 pub mod path;
 pub mod processes;
 pub mod remote;

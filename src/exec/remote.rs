@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::sys::file::ESRCH;
-use crate::sys::process::signal_group;
+use crate::sys::process::{self, signal_group};
 use crate::sys::signal;
 use crate::sys::tty::{self, Window};
 
@@ -46,6 +46,13 @@ impl Remote {
         let target = self.target();
         let Some(Target { terminal, .. }) = &*target else { return Err(io::Error::from_raw_os_error(ESRCH)) };
         terminal.as_ref().map_or(Ok(()), |terminal| tty::set_window(terminal.as_fd(), window))
+    }
+
+    /// Whether the program has ended, buried or not.
+    pub fn has_ended(&self) -> bool {
+        let target = self.target();
+        // Not buried meanwhile, because that is locked.
+        target.as_ref().is_none_or(|target| process::ended(target.pid).is_ok_and(|status| status.is_some()))
     }
 
     /// The program is about to be buried.

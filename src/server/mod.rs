@@ -16,6 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
+use crate::exec::parting;
 use crate::notify;
 #[cfg(feature = "clear")]
 use crate::proto::hyper;
@@ -185,6 +186,7 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     let ended = proto::serve(stream, &[], &shared.circumstances(pinned, Opening::Peer, Instant::now()));
     #[cfg(feature = "clear")]
     shared.settings.clear.keepers.finish();
+    parting::wait();
     for (fd, nonblocking) in before.iter().flatten() {
         let _ = fd::set_nonblocking(fd.as_fd(), *nonblocking);
     }
@@ -249,6 +251,7 @@ impl Service {
         connections::wait_for_connections(&shared);
         #[cfg(feature = "clear")]
         shared.settings.clear.keepers.finish();
+        parting::wait();
         #[cfg(feature = "openstack")]
         stores.into_iter().for_each(|store| drop(store.join()));
         Ok(())

@@ -221,6 +221,13 @@ pub struct Inside {
     stop: Arc<(OwnedFd, OwnedFd)>,
 }
 
+impl Drop for Inside {
+    fn drop(&mut self) {
+        fd::write(self.stop.1.as_fd(), b"!").expect("room");
+        self.settings.clear.keepers.finish();
+    }
+}
+
 impl Inside {
     pub fn with(times: Times) -> Inside {
         let mut settings = Settings::with(Table::of_agent());

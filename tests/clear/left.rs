@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::client::{CONNECT, Client, DISCONNECT, HYPER, SIGNAL, exec_command, exited, frame, over, running, success};
+use crate::client::{
+    CONNECT, Client, DISCONNECT, HYPER, SIGNAL, UNREGISTER, exec_command, exited, frame, over, running, success,
+};
 use crate::support::{Agent, children, descriptors, pause, wait_until};
 
 /// A container whose first process has this token.
@@ -83,7 +85,7 @@ fn a_shim_that_has_ended_its_direction_gives_way_to_the_next_one() {
     let mut next = over(&agent);
     let start = Instant::now();
     next.connect(&token);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let (rest, _, code) = next.finish();
     assert_eq!(code, 0);
     // What the first connection's socket had taken in whole frames, and what went to the second one, is everything.
@@ -155,12 +157,19 @@ fn stuffed(agent: &Agent) -> (Client, Client, String) {
     let (runtime, mut shim, token) = running(agent, "vm", "exec sleep 60");
     shim.socket.set_nonblocking(true).expect("a socket");
     let input = frame(2, 0, &[b'x'; 8192]);
-    let start = Instant::now();
-    while start.elapsed() < Duration::from_millis(300) {
-        if shim.socket.write(&input).is_err() {
-            pause(Duration::from_millis(10));
+    let (mut count, mut stuck) = (0, 0);
+    // Until the agent has taken nothing for a while.
+    while stuck < 20 {
+        match shim.socket.write(&input) {
+            Ok(written) => (count, stuck) = (count + written, 0),
+            Err(_) => {
+                stuck += 1;
+                pause(Duration::from_millis(10));
+            }
         }
+        assert!(count < 8 << 20, "there is a limit");
     }
+    assert!(count > 1 << 20, "{count}");
     (runtime, shim, token)
 }
 
@@ -196,7 +205,11 @@ fn a_token_can_be_used_again_by_whoever_comes_while_its_process_is_guarded() {
         next.connect(&token);
         shim = Some(next);
     }
-    runtime.refused(HYPER, exec_command(&token, "true"), &format!("token {token} has had its process"));
+    runtime.refused(
+        HYPER,
+        exec_command(&token, "true"),
+        &format!("token {token} has its process, or is about to have it"),
+    );
     let mut other = over(&agent);
     other.refused(CONNECT, json!({"token": token}), &format!("token already claimed: {token}"));
     let mut shim = shim.expect("the last one");
@@ -279,15 +292,77 @@ fn input_that_was_sent_before_the_client_went_reaches_its_process() {
         next.connect(&token);
         assert_eq!(next.finish(), (format!("{}\n", 140 * 8192).into_bytes(), Vec::new(), 0), "{id}");
     }
-    // And when it takes its leave, the process has it too.
+    // Also without another shim.
     let folder = crate::support::Folder::new();
+    let file = folder.path("alone");
+    let (_runtime, mut shim, token) = running(&agent, "alone", &format!("sleep 0.3; wc -c > {}", file.display()));
+    shim.write(&bytes);
+    drop(shim);
+    let count = |file: &std::path::Path| std::fs::read_to_string(file).unwrap_or_default();
+    wait_until("it has counted", || count(&file) == format!("{}\n", 140 * 8192));
+    let mut next = over(&agent);
+    next.connect(&token);
+    assert_eq!(next.next(), exited(0));
+    // And when it takes its leave, the process has it too.
     let file = folder.path("count");
     let (_runtime, mut shim, _) = running(&agent, "leaves", &format!("sleep 0.5; wc -c > {}", file.display()));
     shim.write(&frame(2, 0, &[b'x'; 8192]).repeat(100));
     shim.send(0, DISCONNECT, "");
     shim.ends();
+    wait_until("it has counted", || count(&file) == format!("{}\n", 100 * 8192));
+}
+
+#[test]
+fn a_leave_that_was_taken_before_the_client_went_counts() {
+    let agent = Agent::start();
+    let folder = crate::support::Folder::new();
+    let file = folder.path("done");
+    // Behind more output than can be sent to one that reads nothing, and behind more input than can wait.
+    let script = format!("head -c 5000000 /dev/zero; wc -c > {}", file.display());
+    let (_runtime, mut shim, token) = running(&agent, "vm", &script);
+    pause(Duration::from_millis(100));
+    shim.write(&frame(2, 0, &[b'x'; 8192]).repeat(10));
+    shim.send(0, DISCONNECT, "");
+    drop(shim);
     let count = || std::fs::read_to_string(&file).unwrap_or_default();
-    wait_until("it has counted", || count() == format!("{}\n", 100 * 8192));
+    wait_until("it has ended", || count() == format!("{}\n", 10 * 8192));
+    over(&agent).refused(CONNECT, json!({"token": token}), &format!("token already claimed: {token}"));
+    let (_runtime, mut shim, token) = running(&agent, "other", "sleep 0.5");
+    shim.write(&frame(2, 0, &[b'x'; 8192]).repeat(140));
+    shim.send(0, DISCONNECT, "");
+    drop(shim);
+    wait_until("it has ended", || children(agent.pid()).is_empty());
+    over(&agent).refused(CONNECT, json!({"token": token}), &format!("token already claimed: {token}"));
+}
+
+#[test]
+fn containers_are_there_until_they_are_removed() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    let token = runtime.register("vm", 1).remove(0);
+    let remove = |id: &str| json!({"hyperName": "removecontainer", "data": {"container": id}});
+    let start = |id: &str, program: &str| json!({"hyperName": "newcontainer", "data": {"id": id, "process": {"args": [program]}}});
+    runtime.done(HYPER, start("a", "true"));
+    wait_until("it has ended", || children(agent.pid()).is_empty());
+    // Neither a second one of its name nor the end of another machine takes it away.
+    for program in ["true", "/no/such/program"] {
+        let why = "ERROR received from VM agent, control msg received : container a exists already";
+        runtime.refused(HYPER, start("a", program), why);
+    }
+    let mut other = over(&agent);
+    other.register("other", 0);
+    other.done(UNREGISTER, json!({"containerId": "other"}));
+    let process = json!({"args": ["true"]});
+    runtime.done(HYPER, json!({"hyperName": "execcmd", "data": {"container": "a", "process": process}}));
+    runtime.done(HYPER, remove("a"));
+    // One that was killed is over, though its shim has not read so far.
+    let mut shim = over(&agent);
+    shim.connect(&token);
+    runtime.done(HYPER, container("b", &token, "exec yes"));
+    pause(Duration::from_millis(100));
+    runtime.done(HYPER, kill("b"));
+    wait_until("it has ended", || runtime.ask(HYPER, remove("b")).kind == 1);
+    runtime.done(HYPER, start("b", "true"));
 }
 
 #[test]

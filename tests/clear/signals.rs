@@ -119,8 +119,8 @@ fn a_container_is_signalled_by_its_name() {
     };
     runtime.done(HYPER, new("one", json!([token])));
     runtime.done(HYPER, new("two", json!(null)));
-    let why = "ERROR received from VM agent, control msg received : container two exists already";
-    runtime.refused(HYPER, new("two", json!(null)), why);
+    let why_two = "ERROR received from VM agent, control msg received : container two exists already";
+    runtime.refused(HYPER, new("two", json!(null)), why_two);
     let kill =
         |id: &str, signal: i32| json!({"hyperName": "killcontainer", "data": {"container": id, "signal": signal}});
     let why = "ERROR received from VM agent, control msg received : invalid signal";
@@ -132,6 +132,9 @@ fn a_container_is_signalled_by_its_name() {
     let mut other = gone();
     other.attach("vm", 0);
     crate::support::wait_until("the other one has ended", || other.ask(HYPER, kill("two", 0)).kind == 0x11);
+    // It is there until it is removed.
+    runtime.refused(HYPER, new("two", json!(null)), why_two);
+    runtime.done(HYPER, json!({"hyperName": "removecontainer", "data": {"container": "two"}}));
     runtime.done(HYPER, new("two", json!(null)));
 }
 
@@ -151,7 +154,12 @@ fn the_agents_commands_find_processes_by_their_numbers_and_containers_by_their_n
     assert_eq!(terminal.line(), "ready");
     let hyper = |name: &str, data: serde_json::Value| json!({"hyperName": name, "data": data});
     for seq in [5, 99] {
-        runtime.done(HYPER, hyper("winsize", json!({"seq": seq, "row": 12, "column": 34})));
+        runtime.done(HYPER, hyper("winsize", json!({"seq": seq, "row": 1, "column": 2})));
+    }
+    // The other form; and neither harms who has no terminal.
+    for process in ["5", "3", "99", ""] {
+        let data = json!({"container": "c", "process": process, "row": 12, "column": 34});
+        runtime.done(HYPER, hyper("winsize", data));
     }
     crate::support::pause(Duration::from_millis(100));
     terminal.send(2, 0, "\n");

@@ -183,3 +183,21 @@ fn programs_end_with_the_agent_whether_they_have_a_tty_channel_or_not() {
         drop(tty);
     }
 }
+
+#[test]
+fn the_end_of_the_agent_does_not_come_before_that_of_lost_programs() {
+    let mut agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    ctl.shell(3, "trap '' HUP; echo $$; exec sleep 1000");
+    let pid = loop {
+        tty.until(3, "\n");
+        if let Ok(pid) = tty.text(3).trim().parse() {
+            break pid;
+        }
+    };
+    drop((ctl, tty));
+    // It gets its hang-up now, and two seconds to end.
+    crate::support::pause(std::time::Duration::from_millis(100));
+    crate::support::end(&mut agent.child);
+    assert!(!crate::support::lives(pid));
+}

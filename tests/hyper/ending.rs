@@ -14,14 +14,26 @@ use lodger::stream::Stream;
 use lodger::sys::fd;
 use serde_json::json;
 
-use crate::support::pause;
+use crate::support::{Folder, wait_until};
 
-/// A pair whose ctl channel is the test's; what has come over tty when all is over, and the time that it took.
+/// Ends the tty channel, also of a test that has failed, whose thread would be waited for otherwise.
+struct Rung<'a>(&'a Stream);
+
+impl Drop for Rung<'_> {
+    fn drop(&mut self) {
+        let _ = fd::write(self.0.output(), b"!");
+    }
+}
+
+/// A pair whose ctl channel is the test's; what has come over tty when all is over, and the time that it took. Scripts say READY
+/// once they are.
 fn end(scripts: &[&str], reads: bool, patience: Duration) -> (Vec<u8>, Duration) {
     let settings = Settings::with(Table::empty());
     let (stop, ring) = Stream::pair().expect("sockets");
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
     let (ctl, _host) = Stream::pair().expect("sockets");
+    let folder = Folder::new();
+    let ready: Vec<_> = (0..scripts.len()).map(|index| folder.path(&index.to_string())).collect();
     thread::scope(|scope| {
         let (settings, stop) = (&settings, &stop);
         let serving = scope.spawn(move || {
@@ -37,11 +49,12 @@ fn end(scripts: &[&str], reads: bool, patience: Duration) -> (Vec<u8>, Duration)
         let seat: Seat = settings.hyper.enter(Channel::Ctl, &ctl).expect("a place");
         for (index, script) in scripts.iter().enumerate() {
             let stdio = 3 + 2 * index as u64;
+            let script = script.replace("READY", &format!(": > {}", ready[index].display()));
             let value = json!({ "args": ["sh", "-c", script], "stdio": stdio, "stderr": stdio + 1 });
             settings.hyper.start("hyperstart", Role::Further, process::read(&value).expect("one")).expect("it starts");
         }
-        pause(Duration::from_millis(100));
-        pause(Duration::from_millis(100));
+        let rung = Rung(&ring);
+        wait_until("the programs are ready", || ready.iter().all(|file| file.exists()));
         let start = Instant::now();
         end_programs(&settings.hyper, &seat.bell, patience, stop.input());
         let time = start.elapsed();
@@ -55,7 +68,7 @@ fn end(scripts: &[&str], reads: bool, patience: Duration) -> (Vec<u8>, Duration)
                 said.extend_from_slice(&piece[..count]);
             }
         }
-        fd::write(ring.output(), b"!").expect("room");
+        drop(rung);
         serving.join().expect("no panic");
         drop(seat.leave(Vec::new()));
         (said, time)
@@ -64,7 +77,7 @@ fn end(scripts: &[&str], reads: bool, patience: Duration) -> (Vec<u8>, Duration)
 
 #[test]
 fn programs_say_farewell_before_all_is_over() {
-    let script = "exec 2>/dev/null; trap 'echo term; exit 9' TERM; while :; do sleep 0.05; done";
+    let script = "exec 2>/dev/null; trap 'echo term; exit 9' TERM; READY; while :; do sleep 0.05; done";
     let (said, time) = end(&[script], true, PATIENCE);
     let whole = [tty::encode(3, b"term\n"), tty::encode(3, b""), tty::encode(3, &[9])].concat();
     assert_eq!(said, whole);
@@ -79,7 +92,8 @@ fn without_programs_all_is_over_at_once() {
 
 #[test]
 fn who_ignores_the_signal_is_killed_at_once_and_who_is_stopped_goes_on() {
-    let scripts = ["trap '' TERM; exec sleep 1000", "trap 'exit 8' TERM; kill -STOP $$; sleep 0.1; exit 7"];
+    let scripts =
+        ["trap '' TERM; READY; exec sleep 1000", "trap 'exit 8' TERM; READY; kill -STOP $$; sleep 0.1; exit 7"];
     let (said, time) = end(&scripts, true, PATIENCE);
     for code in [tty::encode(3, &[137]), tty::encode(5, &[8])] {
         assert!(said.windows(code.len()).any(|bytes| bytes == code), "{code:?} in {said:?}");
@@ -90,7 +104,7 @@ fn who_ignores_the_signal_is_killed_at_once_and_who_is_stopped_goes_on() {
 #[test]
 fn who_does_not_end_is_killed_after_a_while() {
     let patience = Duration::from_millis(300);
-    let (said, time) = end(&["trap : TERM; while :; do sleep 0.05; done"], true, patience);
+    let (said, time) = end(&["trap : TERM; READY; while :; do sleep 0.05; done"], true, patience);
     assert!(said.ends_with(&tty::encode(3, &[137])), "{said:?}");
     assert!(time >= patience, "{time:?}");
 }
@@ -98,7 +112,7 @@ fn who_does_not_end_is_killed_after_a_while() {
 #[test]
 fn a_host_that_reads_nothing_does_not_keep_the_machine() {
     let patience = Duration::from_millis(300);
-    let (_, time) = end(&["trap '' PIPE; trap : TERM; cat /dev/zero"], false, patience);
+    let (_, time) = end(&["trap '' PIPE; trap : TERM; READY; cat /dev/zero"], false, patience);
     assert!(time >= LAST_WORDS && time < patience + LAST_WORDS + PATIENCE, "{time:?}");
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Folder, PATIENCE, wait_until};
+use crate::support::{Folder, PATIENCE, end, wait_until};
 
 pub const ACK: u32 = 9;
 pub const ERROR: u32 = 10;
@@ -87,8 +87,7 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
 }
 

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use lodger::sys::signal;
 use lodger::wire::exec::Exec;
 use lodger::wire::frame::{Frame, Hello};
 use lodger::wire::scan::Scanner;
@@ -95,9 +96,23 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// Ends an agent, and by SIGTERM, so that it ends its programs first; one that does not end of it is killed.
+pub fn end(agent: &mut Child) {
+    let is_over = |agent: &mut Child| agent.try_wait().is_ok_and(|status| status.is_some());
+    if is_over(agent) {
+        return;
+    }
+    let _ = signal::send(agent.id() as i32, signal::SIGTERM);
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !is_over(agent) && Instant::now() < deadline {
+        pause(Duration::from_millis(5));
+    }
+    let _ = agent.kill();
+    let _ = agent.wait();
 }
 
 /// Waits until `condition` holds, or the test has failed.
@@ -291,8 +306,7 @@ impl StdioAgent {
 
 impl Drop for StdioAgent {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
 }
 

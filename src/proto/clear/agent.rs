@@ -77,19 +77,27 @@ fn send(session: &Session, number: i32) -> Result<(), String> {
 fn remove(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let id = members.text("container")?;
     let session = registry.container(vm, &id).ok_or(NO_CONTAINER)?;
-    if !session.has_ended() {
+    if !session.has_ended() && !session.is_dead() {
         return Err(format!("container {id} is running"));
     }
-    registry.uncontain(vm, &id);
+    registry.uncontain(vm, &id, &session);
     Ok(())
 }
 
-/// Unknown numbers are passed over, as upstream's agents pass over them.
+/// Of a process by its number, in either form, or of a container's first process. Unknown ones are passed over, as upstream's agents do.
 fn resize(registry: &Registry, vm: &Vm, members: &Members) -> Result<(), String> {
     let cut = |name| members.number(name).map(|number| number as u16);
     let window = Window { rows: cut("row")?, columns: cut("column")? };
-    let found = u64::try_from(members.number("seq")?).map(|number| registry.numbered(vm, number));
-    for session in found.unwrap_or_default() {
+    let (process, container) = (members.text("process")?, members.text("container")?);
+    let number = match members.number("seq")? {
+        0 => process.parse().ok(),
+        number => u64::try_from(number).ok(),
+    };
+    let found = match number {
+        None if process.is_empty() => registry.container(vm, &container).into_iter().collect(),
+        number => number.map(|number| registry.numbered(vm, number)).unwrap_or_default(),
+    };
+    for session in found {
         match session.resize(window) {
             Err(error) if error.raw_os_error() != Some(ESRCH) => {
                 return Err(format!("winsize: {}", errno::describe(&error)));

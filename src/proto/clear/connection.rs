@@ -446,16 +446,25 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Takes the input that the client had sent before it went, and that the process had no room for: it waits for the process all the same. It
-    /// is what the kernel has of a connection whose other end is closed, and so has an end.
-    fn take_last_input(&mut self) {
-        let Some(shim) = self.shim.as_mut().filter(|_| self.broken.is_none() && !self.stopped) else { return };
-        loop {
+    /// Takes what the client had sent before it went, while there was no room for its input or for our answers: the input, and that it takes its
+    /// leave. It is what the kernel has of a connection whose other end is closed, and so has an end.
+    fn take_last_frames(&mut self) {
+        if self.broken.is_some() || self.stopped {
+            return;
+        }
+        while let Some(shim) = &mut self.shim {
             match frame::decode(self.inbox.bytes()) {
                 Ok(Decoded::Frame(header)) => {
                     let end = header.payload_start + header.payload_bytes;
-                    if (header.kind, header.opcode) == (Kind::Stream, frame::STDIN) {
-                        shim.take_last_input(&self.inbox.bytes()[header.payload_start..end]);
+                    match (header.kind, header.opcode) {
+                        (Kind::Stream, frame::STDIN) => {
+                            shim.take_last_input(&self.inbox.bytes()[header.payload_start..end]);
+                        }
+                        (Kind::Command, frame::DISCONNECT_SHIM) => {
+                            let registry = &self.circumstances.settings.clear;
+                            self.shim.take().into_iter().for_each(|shim| shim.disconnect(registry));
+                        }
+                        _ => {}
                     }
                     self.inbox.consume(end);
                 }
@@ -473,7 +482,7 @@ impl<'a> Connection<'a> {
         if let Some(afterwards) = self.afterwards.take() {
             afterwards();
         }
-        self.take_last_input();
+        self.take_last_frames();
         if let Some(shim) = self.shim.take() {
             let outgoing = std::mem::take(&mut self.outgoing);
             if self.stopped { shim.hang_up() } else { shim.lose(outgoing, self.registry()) }

@@ -26,6 +26,17 @@ pub struct Held {
     pub permit: Permit,
 }
 
+/// What to wait for without having the process.
+#[derive(Debug)]
+pub struct Watched {
+    /// After this time there is something to do that no descriptor tells of.
+    pub time: Option<Duration>,
+    /// Readable when it has ended.
+    pub end: Option<OwnedFd>,
+    /// Writable when it has read some of what waits for it.
+    pub inputs: Vec<OwnedFd>,
+}
+
 impl Held {
     /// Reads output into frames. False: there is none now.
     pub fn read(&mut self, index: usize, limit: usize, outgoing: &mut Outgoing) -> bool {
@@ -57,8 +68,8 @@ impl Held {
         if self.running.is_complete(now) { self.exit_code() } else { None }
     }
 
-    /// 128 and the signal for a death by one.
-    fn exit_code(&self) -> Option<u8> {
+    /// The code of the process, if it has ended: 128 and the signal for a death by one.
+    pub fn exit_code(&self) -> Option<u8> {
         self.running.status.map(|status| (status.code() & 0xff) as u8)
     }
 
@@ -91,13 +102,23 @@ impl Held {
         if self.outgoing.cost() < REST_MAX { self.code(now) } else { self.exit_code() }
     }
 
-    /// How long nothing can happen to it that no descriptor tells of, and the descriptor that tells its end, while that is to come.
-    pub fn wait(&self, now: Instant) -> (Option<Duration>, Option<OwnedFd>) {
-        if self.running.status.is_none() {
-            let end = self.running.session.end_watch().and_then(|end| end.try_clone_to_owned().ok());
-            return (end.is_none().then_some(BLIND_POLL), end);
-        }
-        (self.running.deadline().map(|until| until.saturating_duration_since(now)), None)
+    /// Gives the process what it has been sent, as far as it takes that.
+    pub fn feed(&mut self) {
+        self.running.flows.iter_mut().filter(|flow| flow.queued() > 0).for_each(|flow| {
+            flow.flush();
+        });
+    }
+
+    /// What tells that something has happened to it.
+    pub fn watched(&self, now: Instant) -> Watched {
+        let running = &self.running;
+        let end = running.session.end_watch().filter(|_| running.status.is_none());
+        let end = end.and_then(|end| end.try_clone_to_owned().ok());
+        let is_blind = end.is_none() && running.status.is_none();
+        let quiet = running.deadline().map(|until| until.saturating_duration_since(now));
+        let inputs = running.flows.iter().filter(|flow| flow.queued() > 0).filter_map(|flow| flow.wr.as_ref());
+        let inputs = inputs.filter_map(|wr| wr.try_clone().ok()).collect();
+        Watched { time: quiet.into_iter().chain(is_blind.then_some(BLIND_POLL)).min(), end, inputs }
     }
 
     /// Ends the process, if it has not ended yet, and buries it.

@@ -194,7 +194,7 @@ impl Keepers {
     pub fn guard(self: &Arc<Keepers>, session: Arc<Session>, bell: Arc<Bell>, patience: Duration) {
         let (keepers, guarded) = (Arc::clone(self), Arc::clone(&session));
         if !self.spawn(move || keepers.watch(&guarded, &bell, patience)) {
-            give_up(&session);
+            session.give_up().into_iter().for_each(|held| held.end());
         }
     }
 
@@ -202,23 +202,29 @@ impl Keepers {
         let mut set = PollSet::default();
         loop {
             bell.clear();
-            let (wait, end) = match session.guard(patience) {
+            let (wait, watched) = match session.guard(patience) {
                 Guarded::Not => return,
                 Guarded::Rests(held) => {
                     held.end();
                     return self.keep(session);
                 }
-                Guarded::TooLong(held) => return end(*held),
-                Guarded::For(wait, end) => (wait, end),
+                Guarded::TooLong(held) => {
+                    log::warn!("a process whose shim did not come back is ended");
+                    return held.end();
+                }
+                Guarded::For(wait, watched) => (wait, watched),
             };
             set.clear();
             set.watch(bell.watch(), fd::READ);
-            if let Some(end) = &end {
+            if let Some(end) = &watched.end {
                 set.watch(end.as_fd(), fd::READ);
+            }
+            for input in &watched.inputs {
+                set.watch(input.as_fd(), fd::WRITE);
             }
             let over = self.over.as_ref().ok().map(|over| set.watch(over.watch(), fd::READ));
             if set.wait(Some(wait)).is_err() || over.is_some_and(|over| set.ready(over).readable) {
-                return give_up(session);
+                return session.give_up().into_iter().for_each(|held| held.end());
             }
         }
     }
@@ -243,15 +249,6 @@ impl Keepers {
             }
         }
     }
-}
-
-fn give_up(session: &Session) {
-    session.give_up().into_iter().for_each(|held| end(*held));
-}
-
-fn end(held: Held) {
-    log::warn!("a process whose shim did not come back is ended");
-    held.end();
 }
 
 #[cfg(test)]

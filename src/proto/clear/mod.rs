@@ -28,11 +28,12 @@
 //! What differs from upstream, beside what crashes or hangs there:
 //! - Programs run here, in no container; `ctlSerial` and `ioSerial` are not opened, and frames and messages may be longer.
 //! - A shim that lost its connection gets its session back with its token: the process goes on, frames that were not written in full are
-//!   written again, and so is the exit code. What the kernel had taken for the old connection is gone with it. A process whose shim does
-//!   not come back within `Times::abandoned` is hung up on; what one has said that ends before waits on, up to `keeper::RESTS_MAX` of all.
-//! - Input is neither lost nor without a limit: of a shim that has sent a megabyte more than its process reads, nothing is read until that reads
-//!   some, its signals behind that input neither. `killcontainer` and `signalprocess` on another connection get through, and a signal of the same
-//!   shim when it comes back with its token.
+//!   written again, and so is the exit code. What the kernel had taken for the old connection is gone with it. Up to a megabyte of output and
+//!   one of input wait for that meanwhile. A process whose shim does not come back within `Times::abandoned` is hung up on; what one has said
+//!   that ends before waits on, up to `keeper::RESTS_MAX` of all.
+//! - Input of a process that was started is neither lost nor without a limit: of a shim that has sent a megabyte more than its process reads,
+//!   nothing is read until that reads some, its signals behind that input neither. `killcontainer` and `signalprocess` on another connection
+//!   get through, and a signal of the same shim when it comes back with its token.
 //! - Every process can be signalled, by its number or its container's name; 1 means all that were started without a token. Signals go to the
 //!   process group, whatever `allProcesses` says: a container that is none has no other bounds. After signal 9 or 15 the response comes behind ProcessExited, as upstream's client library wants
 //!   it; when the process takes longer than `Times::end` or the client sends its next command, the response comes first, and that library
@@ -81,7 +82,7 @@ pub const CONTAINERS_MAX: usize = 1024;
 /// Bytes of the name of a machine or a container: more than any runtime's 64 digits, and a file's name.
 pub const ID_MAX: usize = 255;
 
-/// Processes at once. Each has a zombie and up to three descriptors; as many as there are connections.
+/// Processes at once. Each has a zombie and up to eight descriptors, where it is guarded; as many as there are connections.
 pub const PROCESSES_MAX: usize = 256;
 
 /// Whether a connection that begins with this byte speaks it.

@@ -163,7 +163,7 @@ impl Registry {
         let vm = state.vms.remove(id).ok_or_else(|| unknown(id))?;
         state.next.remove(&vm.number);
         state.sessions.retain(|_, session| session.vm != vm.number || !session.is_unused());
-        state.sweep();
+        state.containers.retain(|(number, _), session| *number != vm.number || !session.has_ended());
         Ok(())
     }
 
@@ -212,23 +212,27 @@ impl Registry {
     /// Remembers the session of a container's first process.
     ///
     /// # Errors
-    /// There is a container of that name, and its process has not ended.
+    /// There is a container of that name, which was not removed.
     pub fn contain(&self, vm: &Vm, id: &str, session: &Arc<Session>) -> Result<(), String> {
         let mut state = self.state();
         if state.containers.len() >= CONTAINERS_MAX {
             state.sweep();
         }
         let key = (vm.number, id.to_owned());
-        if state.containers.get(&key).is_some_and(|other| !other.has_ended()) {
+        if state.containers.contains_key(&key) {
             return Err(format!("container {id} exists already"));
         }
         state.containers.insert(key, Arc::clone(session));
         Ok(())
     }
 
-    /// Forgets a container that was not started, or has ended.
-    pub fn uncontain(&self, vm: &Vm, id: &str) {
-        self.state().containers.remove(&(vm.number, id.to_owned()));
+    /// Forgets a container that was not started, or has ended, if it is that of this session still.
+    pub fn uncontain(&self, vm: &Vm, id: &str, session: &Arc<Session>) {
+        let key = (vm.number, id.to_owned());
+        let mut state = self.state();
+        if state.containers.get(&key).is_some_and(|other| Arc::ptr_eq(other, session)) {
+            state.containers.remove(&key);
+        }
     }
 
     /// The session of a container's first process.

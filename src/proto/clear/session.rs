@@ -10,13 +10,12 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::exec::remote::Remote;
 use crate::proto::bell::Bell;
-use crate::proto::clear::held::Held;
+use crate::proto::clear::held::{Held, Watched};
 use crate::proto::clear::outgoing::Outgoing;
 use crate::stream::Stream;
 use crate::sys::fd;
@@ -88,8 +87,8 @@ pub enum Guarded {
     Rests(Box<Held>),
     /// The shim has had its time, and the process is to be ended.
     TooLong(Box<Held>),
-    /// To wait so long at the most, and for the end of the process.
-    For(Duration, Option<OwnedFd>),
+    /// To wait so long at the most, and for what happens to the process.
+    For(Duration, Watched),
 }
 
 #[derive(Debug)]
@@ -281,6 +280,11 @@ impl Session {
         state.shim.is_none() && matches!(state.phase, Phase::Idle)
     }
 
+    /// Whether its process has ended, though its end may not have been told.
+    pub fn is_dead(&self) -> bool {
+        self.remote().is_ok_and(|remote| remote.has_ended())
+    }
+
     /// Sends a signal to its process and the process group of that. ESRCH when there is none, or it has ended.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
         self.remote()?.signal(signal)
@@ -295,22 +299,25 @@ impl Session {
         self.state().remote.clone().ok_or_else(|| io::Error::from_raw_os_error(ESRCH))
     }
 
-    /// Looks after the process without a shim. What an ended one has said is read to where a shim finds it.
+    /// Looks after the process without a shim: what it was sent goes on to it, and what an ended one has said is read to where a shim finds it.
     pub fn guard(&self, patience: Duration) -> Guarded {
         let mut state = self.state();
         let state = &mut *state;
         let now = Instant::now();
         let left = (state.lost + patience).saturating_duration_since(now);
-        let (code, wait) = match &mut state.phase {
-            Phase::Ready(held) if state.shim.is_none() => (held.drain(now), held.wait(now)),
+        let (code, watched) = match &mut state.phase {
+            Phase::Ready(held) if state.shim.is_none() => {
+                held.feed();
+                let code = held.drain(now);
+                (if left.is_zero() { held.exit_code() } else { code }, held.watched(now))
+            }
             _ => {
                 state.guard = None;
                 return Guarded::Not;
             }
         };
         if code.is_none() && !left.is_zero() {
-            let (wait, end) = wait;
-            return Guarded::For(wait.unwrap_or(left).min(left), end);
+            return Guarded::For(watched.time.unwrap_or(left).min(left), watched);
         }
         state.guard = None;
         match (mem::replace(&mut state.phase, code.map_or(Phase::Disconnected, Phase::Over)), code) {

@@ -157,7 +157,7 @@ fn start_with_shim(
     let bell = connection.bell()?;
     let keeper = Arc::new(Bell::new().map_err(|error| format!("make a pipe: {error}"))?);
     if !session.reserve(&bell) {
-        return Err(format!("token {token} has had its process"));
+        return Err(format!("token {token} has its process, or is about to have it"));
     }
     let started = wait_for_shim(connection, &session)
         .and_then(|()| launch(connection, vm, container.as_deref(), process, &session));
@@ -222,7 +222,7 @@ fn launch(
             Ok(Box::new(Held { running, outgoing: Outgoing::default(), terminal: process.terminal, permit }))
         }
         Err(why) => {
-            container.into_iter().for_each(|id| registry.uncontain(vm, id));
+            container.into_iter().for_each(|id| registry.uncontain(vm, id, session));
             Err(agent_error(format!("Process could not be started: {}", why.text())))
         }
     }

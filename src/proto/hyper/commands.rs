@@ -64,7 +64,8 @@ pub fn run(name: &str, data: &[u8], call: &Call) -> Result<Answer, String> {
 /// The JSON value of a payload.
 ///
 /// # Errors
-/// It is none, or has more than `VALUES_MAX` values. In Go's words, which are those of the agent of Clear Containers.
+/// It is none, or has more than `VALUES_MAX` values. In Go's words, which are those of the agent of Clear Containers, but for what is nested
+/// more than 127 levels deep.
 pub fn object(data: &[u8]) -> Result<Value, String> {
     go::check(data)?;
     // Go takes any bytes for text.

@@ -3,12 +3,11 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use crate::engine::PROGRAMS_MAX;
 use crate::engine::running::Running;
-use crate::exec::{self, Session};
+use crate::exec::{self, Session, parting};
 use crate::proto::bell::Bell;
 use crate::proto::hyper::process::Process;
 use crate::stream::Stream;
@@ -19,9 +18,6 @@ use crate::sys::tty::{self, Window};
 
 /// How long a channel waits for the end of the one before it, whose end the host may have seen before us.
 const SEAT_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Bytes of stack of a thread that only waits for programs to end.
-const HANG_UP_STACK: usize = 64 << 10;
 
 /// Bytes of a container's or a process's name: hosts give 64 digits to each.
 pub const ID_MAX: usize = 255;
@@ -240,9 +236,8 @@ impl Pair {
         let sessions: Vec<Session> = streams.into_iter().map(|streams| streams.running.session).collect();
         if fd::wait_for(stop, fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable) {
             exec::hang_up(sessions);
-        } else if !sessions.is_empty() {
-            // Without a thread to be had, the sessions are dropped with the closure: SIGKILL at once.
-            let _ = thread::Builder::new().stack_size(HANG_UP_STACK).spawn(move || exec::hang_up(sessions));
+        } else {
+            parting::hang_up_meanwhile(sessions);
         }
     }
 

@@ -167,13 +167,17 @@ fn capabilities(members: &Members, is_roots: bool) -> Result<Capabilities, Strin
     };
     let permitted = set("permitted")?;
     let limit = permitted.filter(|_| is_roots);
-    Ok(Capabilities {
-        bounding: set("bounding")?.or(limit),
-        effective: set("effective")?,
-        inheritable: set("inheritable")?.or(limit.map(|_| 0)),
-        permitted,
-        ambient: set("ambient")?,
-    })
+    let (bounding, inheritable) = (set("bounding")?.or(limit), set("inheritable")?.or(limit.map(|_| 0)));
+    let effective = set("effective")?;
+    if let Some(effective) = effective.filter(|_| is_roots && !members.flag("noNewPrivileges").unwrap_or_default())
+        && bounding.map(|bounding| bounding | inheritable.unwrap_or(0)) != Some(effective)
+    {
+        return Err(
+            "process.capabilities.effective: a program of root has all of its bounding and inheritable sets".to_owned()
+        );
+    }
+    // What is not permitted cannot be effective.
+    Ok(Capabilities { bounding, effective: effective.or(permitted), inheritable, permitted, ambient: set("ambient")? })
 }
 
 /// The members of an object. What is null counts as missing, and what is missing as empty.
