@@ -166,8 +166,7 @@ fn as_root_a_program_has_what_is_permitted_and_no_more() {
     for members in [
         json!({"permitted": two, "effective": two}),
         json!({"permitted": two, "effective": two, "bounding": null, "inheritable": null, "ambient": null}),
-        // Root has no permitted ones that are not effective.
-        json!({"permitted": two, "effective": []}),
+        json!({"permitted": two}),
     ] {
         for user in ["", "0"] {
             let said = said(json!({"user": user, "capabilities": members}));
@@ -175,10 +174,16 @@ fn as_root_a_program_has_what_is_permitted_and_no_more() {
             assert_eq!(sets, [0x21, 0x21, 0x21, 0, 0], "{members} {user:?}");
         }
     }
+    // Root has no permitted ones that are not effective.
+    let why = "process.capabilities.effective: a program of root has all of its bounding and inheritable sets";
+    for sets in [json!({"permitted": two, "effective": []}), json!({"effective": two})] {
+        let value = json!({"args": ["true"], "capabilities": sets});
+        assert_eq!(process::read(&value).err().as_deref(), Some(why), "{sets}");
+    }
     let none = said(json!({"capabilities": {"permitted": [], "effective": []}}));
     assert_eq!(["CapPrm", "CapEff", "CapBnd"].map(|name| set(&none, name)), [0; 3]);
     // What is said of the bounding set is done, and that is wider.
-    let wider = json!({"permitted": [], "effective": [], "bounding": two});
+    let wider = json!({"permitted": [], "bounding": two});
     assert_eq!(set(&said(json!({"capabilities": wider})), "CapPrm"), 0x21);
 }
 

@@ -41,7 +41,7 @@ pub const SERVE: Command = Command {
 "
         ),
         "                  ,proto=NAME behind an address pins the protocol, which else the first byte
-                               says: agentproto (MachineProxy's and our own), google",
+                               says: agentproto, google",
         if_clear!(", clear, hyper-ctl, hyper-tty"),
         "
 ",

@@ -2,12 +2,13 @@
 //!
 //! `{"id", "user", "group", "additionalGroups": [...], "terminal": bool, "stdio": u64, "stderr": u64, "args": [...], "envs": [{"env",
 //! "value"}], "workdir", "rlimits": [{"type", "hard": u64, "soft": u64}], "noNewPrivileges": bool, "capabilities": {"bounding",
-//! "effective", "inheritable", "permitted", "ambient": [...]}}`, of which only `args` must be there. Hosts in Go find members whatever the case of their names, write `null` for
-//! empty lists and do not tell what is missing from what is empty or 0; so neither does this. Only of a set of capabilities that is missing
-//! or null the program has the agent's: the proxy writes null for all that its client says nothing of. But to a program of root the kernel
-//! gives all of its bounding and its inheritable set as it is executed, whatever was permitted before. So where `permitted` is there and these
-//! are not, it is the bounding set too and the inheritable one is empty, or the program would have more than was asked for. (All that is
-//! permitted to root is also effective, by the same rule.) Members that nobody knows are passed over.
+//! "effective", "inheritable", "permitted", "ambient": [...]}}`, of which only `args` must be there. Hosts in Go find members whatever the case
+//! of their names, write `null` for empty lists and do not tell what is missing from what is empty or 0; so neither does this. Only of a set of
+//! capabilities that is missing or null the program has the agent's: the proxy writes null for all that its client says nothing of. But what is
+//! not permitted is not effective either. And to a program of root the kernel gives all of its bounding and its inheritable set as it is
+//! executed, permitted and effective, whatever was so before. So where `permitted` is there and these are not, it is the bounding set too and
+//! the inheritable one is empty, or the program would have more than was asked for; and an effective set of root's that will not be so is an
+//! error. Members that nobody knows are passed over.
 //! Sources: hyperstart 0.7 and 1.0, the proxy and the agent of Clear Containers 3.0.
 
 use serde_json::{Map, Value};
