@@ -1,4 +1,6 @@
-//! One connection: its frames, its poll loop, and its end.
+//! One connection: its frames and its poll loop.
+
+mod ending;
 
 use std::io;
 use std::os::fd::AsFd;
@@ -22,9 +24,6 @@ use crate::sys::process;
 
 /// What the frames that wait for the client may cost in bytes before nothing more is produced for it.
 const OUTGOING_HIGH: usize = 1 << 20;
-
-/// How long a client that has ended its direction may leave our last answers unread.
-const LINGER: Duration = Duration::from_secs(10);
 
 /// How long buffers are kept for more output.
 const IDLE: Duration = Duration::from_millis(50);
@@ -231,26 +230,6 @@ impl<'a> Connection<'a> {
         Ok(())
     }
 
-    /// Writes the last answers, for as long as the client takes some of them, the agent stays and no other connection wants to go on.
-    fn flush(&mut self) -> io::Result<()> {
-        let mut set = PollSet::default();
-        while !self.outgoing.is_empty() && !self.is_replaced() {
-            set.clear();
-            set.watch(self.circumstances.stop, fd::READ);
-            set.watch(self.stream.output(), fd::WRITE);
-            let bell = self.bell.as_ref().map(|bell| set.watch(bell.watch(), fd::READ));
-            set.wait(Some(LINGER))?;
-            self.stopped = set.ready(0).readable;
-            if bell.is_some_and(|bell| set.ready(bell).readable) {
-                self.bell.iter().for_each(|bell| bell.clear());
-            } else if self.stopped || !set.ready(1).writable {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            self.outgoing.write_to(self.stream.output())?;
-        }
-        Ok(())
-    }
-
     /// Whether another connection wants to be the shim, because the client has ended this one.
     fn is_replaced(&self) -> bool {
         self.shim.as_ref().is_some_and(|shim| shim.session.is_wanted())
@@ -444,50 +423,5 @@ impl<'a> Connection<'a> {
             _ => {}
         }
         Ok(())
-    }
-
-    /// Takes what the client had sent before it went, while there was no room for its input or for our answers: the input, and that it takes its
-    /// leave. It is what the kernel has of a connection whose other end is closed, and so has an end.
-    fn take_last_frames(&mut self) {
-        if self.broken.is_some() || self.stopped {
-            return;
-        }
-        while let Some(shim) = &mut self.shim {
-            match frame::decode(self.inbox.bytes()) {
-                Ok(Decoded::Frame(header)) => {
-                    let end = header.payload_start + header.payload_bytes;
-                    match (header.kind, header.opcode) {
-                        (Kind::Stream, frame::STDIN) => {
-                            shim.take_last_input(&self.inbox.bytes()[header.payload_start..end]);
-                        }
-                        (Kind::Command, frame::DISCONNECT_SHIM) => {
-                            let registry = &self.circumstances.settings.clear;
-                            self.shim.take().into_iter().for_each(|shim| shim.disconnect(registry));
-                        }
-                        _ => {}
-                    }
-                    self.inbox.consume(end);
-                }
-                Ok(Decoded::Incomplete { expected }) => match self.inbox.fill(self.stream.input(), expected) {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
-                },
-                Err(_) => return,
-            }
-        }
-    }
-
-    /// Gives back what the connection has of the agent, and closes it.
-    fn leave(mut self) -> Ended {
-        if let Some(afterwards) = self.afterwards.take() {
-            afterwards();
-        }
-        self.take_last_frames();
-        if let Some(shim) = self.shim.take() {
-            let outgoing = std::mem::take(&mut self.outgoing);
-            if self.stopped { shim.hang_up() } else { shim.lose(outgoing, self.registry()) }
-        }
-        self.stream.end();
-        self.broken.map_or(Ended::Regular, Ended::Broken)
     }
 }

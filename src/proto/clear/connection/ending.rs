@@ -1,0 +1,79 @@
+//! The end of a connection: what is still to be written, what is still to be taken, and what is given back.
+
+use std::io;
+use std::time::Duration;
+
+use crate::engine::Ended;
+use crate::proto::clear::connection::Connection;
+use crate::proto::clear::frame::{self, Decoded, Kind};
+use crate::sys::fd::{self, PollSet};
+
+/// How long a client that has ended its direction may leave our last answers unread.
+const LINGER: Duration = Duration::from_secs(10);
+
+impl Connection<'_> {
+    /// Writes the last answers, for as long as the client takes some of them, the agent stays and no other connection wants to go on.
+    pub fn flush(&mut self) -> io::Result<()> {
+        let mut set = PollSet::default();
+        while !self.outgoing.is_empty() && !self.is_replaced() {
+            set.clear();
+            set.watch(self.circumstances.stop, fd::READ);
+            set.watch(self.stream.output(), fd::WRITE);
+            let bell = self.bell.as_ref().map(|bell| set.watch(bell.watch(), fd::READ));
+            set.wait(Some(LINGER))?;
+            self.stopped = set.ready(0).readable;
+            if bell.is_some_and(|bell| set.ready(bell).readable) {
+                self.bell.iter().for_each(|bell| bell.clear());
+            } else if self.stopped || !set.ready(1).writable {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.outgoing.write_to(self.stream.output())?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the client had sent before it went, while there was no room for its input or for our answers: the input, and that it takes its
+    /// leave. It is what the kernel has of a connection whose other end is closed, and so has an end.
+    fn take_last_frames(&mut self) {
+        if self.broken.is_some() || self.stopped {
+            return;
+        }
+        while let Some(shim) = &mut self.shim {
+            match frame::decode(self.inbox.bytes()) {
+                Ok(Decoded::Frame(header)) => {
+                    let end = header.payload_start + header.payload_bytes;
+                    match (header.kind, header.opcode) {
+                        (Kind::Stream, frame::STDIN) => {
+                            shim.take_last_input(&self.inbox.bytes()[header.payload_start..end]);
+                        }
+                        (Kind::Command, frame::DISCONNECT_SHIM) => {
+                            let registry = &self.circumstances.settings.clear;
+                            self.shim.take().into_iter().for_each(|shim| shim.disconnect(registry));
+                        }
+                        _ => {}
+                    }
+                    self.inbox.consume(end);
+                }
+                Ok(Decoded::Incomplete { expected }) => match self.inbox.fill(self.stream.input(), expected) {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => {}
+                },
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Gives back what the connection has of the agent, and closes it.
+    pub fn leave(mut self) -> Ended {
+        if let Some(afterwards) = self.afterwards.take() {
+            afterwards();
+        }
+        self.take_last_frames();
+        if let Some(shim) = self.shim.take() {
+            let outgoing = std::mem::take(&mut self.outgoing);
+            if self.stopped { shim.hang_up() } else { shim.lose(outgoing, self.registry()) }
+        }
+        self.stream.end();
+        self.broken.map_or(Ended::Regular, Ended::Broken)
+    }
+}
