@@ -188,7 +188,9 @@ impl Session {
     pub fn disconnect(&self, held: Option<Box<Held>>) -> Option<Box<Held>> {
         let mut state = self.state();
         state.shim = None;
-        state.starter.iter().chain(&state.next).chain(&state.guard).for_each(|bell| bell.ring());
+        // They look once more, and find nothing: a container may keep the session for long, and shall not keep their descriptors.
+        let bells = [state.starter.take(), state.next.take(), state.guard.take()];
+        bells.iter().flatten().for_each(|bell| bell.ring());
         state.rest = Outgoing::default();
         let held = match mem::replace(&mut state.phase, Phase::Disconnected) {
             Phase::Ready(held) => Some(held),
@@ -365,5 +367,32 @@ impl State {
         let is_alone = self.shim.is_none() && matches!(self.phase, Phase::Ready(_));
         self.guard = is_alone.then(|| Arc::clone(bell));
         is_alone
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_session_that_was_left_keeps_nobodys_descriptors() {
+        let (socket, other) = UnixStream::pair().expect("a socket pair");
+        let stream = Arc::new(Stream::over(socket));
+        let bell = || Arc::new(Bell::new().expect("a pipe"));
+        let (starter, shim, next) = (bell(), bell(), bell());
+        let session = Session::new(String::new(), 3, 0);
+        assert!(session.reserve(&starter));
+        session.claim(&shim, &stream).expect("nobody has it");
+        assert_eq!(session.claim(&next, &stream), Err(Claimed::ByAnother));
+        drop(other);
+        assert_eq!(session.claim(&next, &stream), Err(Claimed::ByOneThatLeaves));
+        assert!(session.is_wanted());
+        assert!(session.disconnect(None).is_none());
+        let counts = [starter, shim, next].map(|bell| Arc::strong_count(&bell));
+        assert_eq!((counts, Arc::strong_count(&stream)), ([1; 3], 1));
+        session.end(0);
+        assert!(session.is_disconnected() && !session.has_started());
     }
 }
