@@ -222,7 +222,9 @@ impl ClearClient {
 #[test]
 fn runtimes_and_shims_of_clear_containers_run_programs_in_a_guest() {
     let Some(programs) = programs("runtimes_and_shims_of_clear_containers_run_programs_in_a_guest") else { return };
-    let append = format!("lodger.listen=vsock:1024 vmm.notify_socket=vsock:2:{READY_PORT}");
+    // The ports of hyperstart's agents on vsock.
+    let channels = "lodger.listen=vsock:2718,proto=hyper-ctl lodger.listen=vsock:2719,proto=hyper-tty";
+    let append = format!("lodger.listen=vsock:1024 {channels} vmm.notify_socket=vsock:2:{READY_PORT}");
     let guest = Guest::boot(programs, &MODULES, &append, &[]);
     guest.wait_until_ready();
     let mut runtime = ClearClient::new(&guest, 1024);
@@ -256,6 +258,18 @@ fn runtimes_and_shims_of_clear_containers_run_programs_in_a_guest() {
     runtime.done(3, r#"{"hyperName":"removecontainer","data":{"container":"one"}}"#);
     // The agent's own client meanwhile, on the same port.
     assert_eq!(guest.shell("exit 9").status.code(), Some(9));
+    // Hyperstart's channels, beside both.
+    let (mut ctl, mut tty) = (ClearClient::new(&guest, 2718).0, ClearClient::new(&guest, 2719).0);
+    let mut ready = [0; 8];
+    ctl.read_exact(&mut ready).expect("READY");
+    assert_eq!(ready, [0, 0, 0, 8, 0, 0, 0, 8]);
+    let command = r#"{"container":"hyperstart","process":{"args":["uname","-n"],"stdio":3,"stderr":4}}"#;
+    let header = [6u32.to_be_bytes(), (8 + command.len() as u32).to_be_bytes()].concat();
+    ctl.write_all(&[&header, command.as_bytes()].concat()).expect("the guest reads");
+    let expected = b"\0\0\0\0\0\0\0\x03\0\0\0\x10pod\n\0\0\0\0\0\0\0\x03\0\0\0\x0c\0\0\0\0\0\0\0\x03\0\0\0\x0d\0";
+    let mut said = vec![0; expected.len()];
+    tty.read_exact(&mut said).expect("output, end and exit code");
+    assert_eq!(said, expected);
     assert_eq!(runtime.done(3, r#"{"hyperName":"destroypod"}"#), "");
     wait_until("the guest ends", || guest.has_ended());
 }

@@ -85,7 +85,7 @@ fn a_path_that_is_no_line_is_told_as_such() {
 #[test]
 fn an_agent_that_falls_silent_is_given_up_at_last() {
     let mut rig = Rig::start(Weather::clear());
-    let mut running = Running::start(rig.command(&["exec", "--", "sh", "-c", "echo on; sleep 1000"]));
+    let mut running = Running::start(rig.command(&["exec", "--", "sh", "-c", "echo on; exec sleep 60"]));
     read_until(&mut running.stdout(), "on\n");
     rig.kill_agent();
     // A guest may stand still for half a minute, so that is how long it takes.
