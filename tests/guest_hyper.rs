@@ -1,4 +1,4 @@
-//! Hyperstart's channels in a real guest, on the virtio ports that its hosts give it. What these tests need is told in tests/guest.rs.
+//! Hyperstart's channels in a real guest, on the virtio ports or the serial lines that its hosts give it. What these tests need is told in tests/guest.rs.
 #![cfg(feature = "clear")]
 
 #[path = "support/guest.rs"]
@@ -33,8 +33,16 @@ impl Drop for Guest {
     }
 }
 
+/// What carries the channels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    Virtio,
+    /// The second and the third serial port; the first one is the console.
+    Serial,
+}
+
 impl Guest {
-    fn start(lodger: &Path) -> Guest {
+    fn start(lodger: &Path, lines: Lines) -> Guest {
         let kernel = kernel();
         let release = kernel.file_name().and_then(|name| name.to_str()?.strip_prefix("vmlinuz-")).expect("a release");
         let modules = kernel.parent().and_then(Path::parent).expect("a folder").join("lib/modules").join(release);
@@ -47,14 +55,25 @@ impl Guest {
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(["-M", "q35", "-m", "256", "-cpu", "max", "-nodefaults", "-display", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(kernel).arg("-initrd").arg(&archive);
-        let listen = "lodger.listen=port:sh.hyper.channel.0,proto=hyper-ctl lodger.listen=port:sh.hyper.channel.1,proto=hyper-tty";
+        let [ctl, tty] = match lines {
+            Lines::Virtio => ["sh.hyper.channel.0", "sh.hyper.channel.1"],
+            Lines::Serial => ["/dev/ttyS1", "/dev/ttyS2"],
+        };
+        let listen = format!("lodger.listen=port:{ctl},proto=hyper-ctl lodger.listen=port:{tty},proto=hyper-tty");
         qemu.arg("-append").arg(format!("console=ttyS0 quiet panic=-1 {listen}"));
         qemu.arg("-serial").arg(format!("file:{}", folder.path("console").display()));
-        qemu.args(["-device", "virtio-serial-pci"]);
+        if lines == Lines::Virtio {
+            qemu.args(["-device", "virtio-serial-pci"]);
+        }
         for (index, name) in ["ctl", "tty"].iter().enumerate() {
             let socket = folder.path(name);
             qemu.arg("-chardev").arg(format!("socket,id={name},server=on,wait=off,path={}", socket.display()));
-            qemu.args(["-device", &format!("virtserialport,chardev={name},name=sh.hyper.channel.{index}")]);
+            match lines {
+                Lines::Virtio => {
+                    qemu.args(["-device", &format!("virtserialport,chardev={name},name=sh.hyper.channel.{index}")])
+                }
+                Lines::Serial => qemu.arg("-serial").arg(format!("chardev:{name}")),
+            };
         }
         let qemu = Client(qemu.stdin(Stdio::null()).spawn().expect("QEMU starts"));
         let guest = Guest { folder, qemu };
@@ -70,7 +89,7 @@ impl Guest {
 #[test]
 fn hosts_of_hyperstart_run_programs_on_its_ports_and_end_the_guest() {
     let Some(lodger) = lodger("hosts_of_hyperstart_run_programs_on_its_ports_and_end_the_guest") else { return };
-    let mut guest = Guest::start(&lodger);
+    let mut guest = Guest::start(&lodger, Lines::Virtio);
     let (mut ctl, mut tty) = guest.both();
     ctl.good(1, json!({ "hostname": "pod", "containers": [] }));
     ctl.shell(3, "uname -n; echo err >&2; exit 7");
@@ -139,4 +158,35 @@ fn hosts_of_hyperstart_run_programs_on_its_ports_and_end_the_guest() {
     wait_until("the guest ends", || guest.qemu.0.try_wait().expect("our child").is_some());
     let console = fs::read_to_string(guest.folder.path("console")).unwrap_or_default();
     assert!(!console.contains("panic"), "{console}");
+}
+
+#[test]
+fn hosts_of_hyperstart_run_programs_over_serial_lines() {
+    let Some(lodger) = lodger("hosts_of_hyperstart_run_programs_over_serial_lines") else { return };
+    let mut guest = Guest::start(&lodger, Lines::Serial);
+    let (mut ctl, mut tty) = guest.both();
+    assert_eq!(ctl.ask(0, b""), (ACK, 4242u32.to_be_bytes().to_vec()));
+    // Bytes that a terminal would change, or act on.
+    ctl.shell(3, "head -c 512 | tee /root/taken; echo err >&2; exit 7");
+    let all: Vec<u8> = (0..=255).chain((0..=255).rev()).collect();
+    tty.send(3, &all);
+    assert_eq!(tty.finish(3), 7);
+    assert_eq!((tty.output.remove(&3), tty.text(4).as_str()), (Some(all.clone()), "err\n"));
+    // In runV's way, which no receiver of a UART is too small for.
+    let object = json!({ "container": "", "file": "/root/file" }).to_string();
+    let content = all.repeat(64);
+    for piece in ctl_message(15, &[object.as_bytes(), &content].concat()).chunks(512) {
+        ctl.send(piece);
+        while ctl.owed > 0 {
+            assert!(ctl.acknowledged());
+        }
+    }
+    assert_eq!(ctl.answer(), Some((ACK, Vec::new())));
+    assert!(ctl.ask(16, object.as_bytes()) == (ACK, content.clone()), "it is what was sent");
+    ctl.execute(3, &["sh", "-c", "for i in 1 2 3 4 5 6 7 8; do cat /root/file; done"]);
+    assert_eq!(tty.finish(3), 0);
+    assert!(tty.output.remove(&3) == Some(content.repeat(8)), "all of the output");
+    ctl.send(&ctl_message(4, b"null"));
+    assert_eq!(ctl.answer(), Some((ACK, Vec::new())));
+    wait_until("the guest ends", || guest.qemu.0.try_wait().expect("our child").is_some());
 }
