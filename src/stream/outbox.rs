@@ -22,6 +22,10 @@ const SPARE_MAX: usize = 4;
 /// Bytes of room of the largest buffer that is kept: holds a chunk however it grew. Those of larger answers go back.
 const SPARE_BYTES: usize = 1 << 20;
 
+/// A buffer that waits behind other pieces is less than so many times as large as what it holds, or that is copied into one of its size:
+/// a program may fill a large buffer by a little at a time, and a peer that reads slowly must not make hundreds of those wait.
+const SPARSE: usize = 4;
+
 /// A piece: `bytes[start..]` is to be written.
 #[derive(Debug, Default)]
 struct Piece {
@@ -89,6 +93,11 @@ impl Outbox {
         }
         piece.bytes.extend_from_slice(tail);
         self.length += piece.bytes.len() - piece.start;
+        if !self.pieces.is_empty() && piece.bytes.len() <= piece.bytes.capacity() / SPARSE {
+            let exact = piece.bytes[piece.start..].to_vec();
+            self.keep(std::mem::replace(&mut piece.bytes, exact));
+            (piece.start, piece.bulk) = (0, false);
+        }
         self.pieces.push_back(piece);
     }
 
@@ -195,5 +204,22 @@ mod tests {
         let room: usize = outbox.pieces.iter().map(|piece| piece.bytes.capacity()).sum();
         assert_eq!(outbox.len(), 30_000);
         assert!(room <= 4 * JOIN_BYTES, "{room} bytes for 30,000");
+    }
+
+    #[test]
+    fn buffers_that_wait_are_not_much_larger_than_what_they_hold() {
+        let mut outbox = Outbox::default();
+        let text = "x".repeat(SMALL_BYTES + 1);
+        for _ in 0..256 {
+            outbox.fill(|bytes| {
+                bytes.reserve(256 << 10);
+                bytes.extend_from_slice(text.as_bytes());
+            });
+            outbox.seal(b"<", b">");
+        }
+        let room: usize = outbox.pieces.iter().map(|piece| piece.bytes.capacity()).sum();
+        assert!(room <= (512 << 10) + SPARSE * outbox.len(), "{room} bytes for {}", outbox.len());
+        // The large buffer goes from one to the next.
+        assert_eq!(outbox.spare.len(), 1);
     }
 }
