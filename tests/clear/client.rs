@@ -1,6 +1,7 @@
 //! A scripted client: frames as bytes, and an agent of either kind.
 
 use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -68,6 +69,13 @@ pub fn failure(opcode: u8, why: &str) -> Frame {
 
 pub struct Client {
     pub socket: UnixStream,
+}
+
+impl Drop for Client {
+    /// Ends the connection and not only this descriptor of it: programs that other tests are just starting have copies of all until they run.
+    fn drop(&mut self) {
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
 }
 
 impl Client {
