@@ -20,6 +20,12 @@ struct Target {
 #[derive(Debug)]
 pub struct Remote(Mutex<Option<Target>>);
 
+/// Sends a signal to a program and not to its process group, but for SIGKILL: that is for programs which cannot be asked, and here no
+/// container falls with its first process, so that what this has started would stay.
+pub fn signal_program(pid: i32, signal: i32) -> io::Result<()> {
+    if signal == signal::SIGKILL { signal_group(pid, signal) } else { signal::send(pid, signal) }
+}
+
 impl Remote {
     pub fn to(pid: i32, terminal: Option<Arc<OwnedFd>>) -> Remote {
         Remote(Mutex::new(Some(Target { pid, terminal })))
@@ -39,6 +45,27 @@ impl Remote {
             Err(error) if error.raw_os_error() == Some(ESRCH) => signal::send(pid, signal),
             sent => sent,
         }
+    }
+
+    /// Sends a signal to the program, as [`signal_program`] does. ESRCH once it is buried.
+    pub fn signal_program(&self, signal: i32) -> io::Result<()> {
+        let target = self.target();
+        let Some(Target { pid, .. }) = *target else { return Err(io::Error::from_raw_os_error(ESRCH)) };
+        signal_program(pid, signal)
+    }
+
+    /// Sends SIGKILL to the program, if this is true for its process number, and not to its group.
+    pub fn kill_where(&self, is_meant: impl Fn(i32) -> bool) {
+        let target = self.target();
+        target
+            .iter()
+            .filter(|target| is_meant(target.pid))
+            .for_each(|target| drop(signal::send(target.pid, signal::SIGKILL)));
+    }
+
+    /// The program's process number, which is that of its session. `None` once it is buried.
+    pub fn pid(&self) -> Option<i32> {
+        self.target().as_ref().map(|target| target.pid)
     }
 
     /// Tells the program's terminal its size. Without a terminal nothing happens. ESRCH once it is buried.

@@ -1,9 +1,12 @@
 //! JSON objects as Go's `encoding/json` reads them, with its error texts.
 //!
 //! Names match whatever the case of their ASCII letters, the last of several counts, unknown members are passed over, and `null` is the
-//! same as nothing. Of several wrong members the one is told that is asked for first; Go takes that which stands first. No tree is built: what a text of a few bytes a value costs is bounded by `VALUES_MAX`.
+//! same as nothing. Of several wrong members the one is told that is asked for first; Go takes that which stands first. What a text of a few
+//! bytes a value costs is bounded by `VALUES_MAX`.
 
 use std::str::FromStr;
+
+use serde_json::{Map, Value};
 
 use crate::commands::arguments::VALUES_MAX;
 use crate::json::scan::Scanner;
@@ -16,6 +19,9 @@ pub struct Members<'a> {
     structure: &'static str,
     members: Vec<(String, &'a [u8])>,
 }
+
+/// Values within so many others are passed over in a tree: no command has any there, and each level takes some of the stack.
+const DEPTH_MAX: usize = 64;
 
 /// Checks that a text is one JSON value of no more than `VALUES_MAX` values, so that a tree of it may be built.
 ///
@@ -39,6 +45,34 @@ pub fn read<'a>(bytes: &'a [u8], structure: &'static str) -> Result<Members<'a>,
         Some(b'{') => Ok(Members { structure, members: members(value) }),
         Some(b'n') => Ok(Members { structure, members: Vec::new() }),
         _ => Err(format!("json: cannot unmarshal {} into Go value of type {structure}", description(value))),
+    }
+}
+
+/// The tree of a value, all names in it in lower case. Wherever a text is no Unicode there is U+FFFD, a number that is too large for a `f64`
+/// is null, and so is what lies deeper than `DEPTH_MAX`.
+///
+/// # Errors
+/// Those of [`check`].
+pub fn tree(bytes: &[u8]) -> Result<Value, String> {
+    check(bytes)?;
+    let value = syntax::trim_start(bytes);
+    let (value, _) = split(value);
+    Ok(branch(value, DEPTH_MAX))
+}
+
+/// The tree of a value without white space around it.
+fn branch(value: &[u8], depth: usize) -> Value {
+    match value.first() {
+        Some(b'"') => Value::String(text::unquote(value)),
+        Some(b'{' | b'[') if depth == 0 => Value::Null,
+        Some(b'[') => Elements { rest: inside(value) }.map(|value| branch(value, depth - 1)).collect(),
+        Some(b'{') => {
+            let members = members(value).into_iter();
+            let tree = members.map(|(name, value)| (name.to_ascii_lowercase(), branch(value, depth - 1)));
+            Value::Object(tree.collect::<Map<_, _>>())
+        }
+        // Only numbers can be wrong here.
+        _ => serde_json::from_slice(value).unwrap_or_default(),
     }
 }
 
@@ -217,6 +251,31 @@ mod tests {
         assert_eq!((members.raw("n"), members.number("n"), members.text("none")), (None, Ok(0), Ok(String::new())));
         assert!(read(b"null", "api.Hyper").expect("null").members.is_empty());
         assert!(read(b"{ }", "api.Hyper").expect("empty").members.is_empty());
+    }
+
+    #[test]
+    fn trees_are_what_go_decodes() {
+        let deep = "[".repeat(3000) + &"]".repeat(3000);
+        let text = [
+            br#" {"Args":["a\ud800b","\ude00\ud83d","<"#.as_slice(),
+            &[0xff],
+            br#">"],"ARGS":[1e999,-7,true],"deep":"#,
+        ];
+        let text = [&text.concat()[..], deep.as_bytes(), br#","behind":{"X":null}} "#].concat();
+        let tree = tree(&text).expect("JSON");
+        assert_eq!(
+            (&tree["args"], &tree["behind"]),
+            (&serde_json::json!([null, -7, true]), &serde_json::json!({"x": null}))
+        );
+        let first = br#"["a\ud800b","\ude00\ud83d","\ud83d\ude00"]"#;
+        assert_eq!(super::tree(first), Ok(serde_json::json!(["a\u{fffd}b", "\u{fffd}\u{fffd}", "\u{1f600}"])));
+        let depth = std::iter::successors(Some(&tree["deep"]), |value| value.get(0)).count();
+        assert_eq!(depth, DEPTH_MAX);
+        for (text, value) in
+            [("12 ", serde_json::json!(12)), (" null", Value::Null), ("\"x\"\n", serde_json::json!("x"))]
+        {
+            assert_eq!(super::tree(text.as_bytes()), Ok(value));
+        }
     }
 
     #[test]

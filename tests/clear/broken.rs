@@ -138,7 +138,7 @@ fn what_crashes_or_hangs_upstream_is_survived() {
     assert_eq!(runtime.ask(HYPER, json!({"hyperName": "newcontainer", "data": {}})).kind, 0x11);
     // An unknown command, and one that is too long for upstream, after which its machine answers no more.
     assert_eq!(runtime.ask(HYPER, json!({"hyperName": "what"})), failure(HYPER, "unknown command 'what'"));
-    runtime.done(HYPER, json!({"hyperName": "ping", "data": "x".repeat(10_233)}));
+    runtime.refused(HYPER, json!({"hyperName": "ping", "data": "x".repeat(10_231)}), "message too long 10241");
     is_served(&mut runtime);
     // A shim that comes a second time.
     drop(shim);

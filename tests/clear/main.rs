@@ -13,6 +13,7 @@ mod commands;
 mod golden;
 mod left;
 mod limits;
+mod pods;
 mod processes;
 mod shims;
 mod signals;

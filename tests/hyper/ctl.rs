@@ -49,10 +49,10 @@ fn each_code_is_known_or_has_no_callback() {
     let mut ctl = agent.ctl();
     let nothing = |ctl: &mut Ctl, code| ctl.ask(code, b"");
     assert_eq!(nothing(&mut ctl, 0), (ACK, 4242u32.to_be_bytes().to_vec()));
-    for code in [2, 8, 12] {
+    for code in [8, 12] {
         assert_eq!(nothing(&mut ctl, code), (ACK, Vec::new()), "{code}");
     }
-    for code in [3, 5, 7, 9, 10, 13, 14, 26, 27, 99, u32::MAX] {
+    for code in [2, 3, 5, 7, 9, 10, 13, 14, 26, 27, 99, u32::MAX] {
         let (answer, text) = nothing(&mut ctl, code);
         assert_eq!((answer, text.as_slice()), (ERROR, &b"No callback found for command \"\""[..]), "{code}");
     }

@@ -9,6 +9,7 @@ use crate::proto::clear::session::Claimed;
 use crate::proto::clear::shim::{NOT_A_SHIM, Shim, exited};
 use crate::proto::clear::{frame, start};
 use crate::proto::go;
+use crate::sys::file::ESRCH;
 use crate::sys::signal::{SIGKILL, SIGTERM, SIGWINCH};
 use crate::sys::tty::Window;
 use crate::sys::{errno, unix};
@@ -191,7 +192,9 @@ fn signal(connection: &mut Connection, payload: &[u8]) -> Result<Answer, String>
     Shim::wait_for_process(connection)?;
     // Not earlier: until then there may be no process, or one whose end is about to be told.
     let done = if resizes {
-        session.resize(Window { rows: rows as u16, columns: columns as u16 })
+        // One that has just ended is passed over, as upstream's agents do.
+        let done = session.resize(Window { rows: rows as u16, columns: columns as u16 });
+        done.or_else(|error| if error.raw_os_error() == Some(ESRCH) { Ok(()) } else { Err(error) })
     } else {
         session.signal(number)
     };

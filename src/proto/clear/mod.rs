@@ -26,7 +26,7 @@
 //! connection and nothing else.
 //!
 //! What differs from upstream, beside what crashes or hangs there:
-//! - Programs run here, in no container; `ctlSerial` and `ioSerial` are not opened, and frames and messages may be longer.
+//! - Programs run here, in no container; `ctlSerial` and `ioSerial` are not opened, and frames of input may be longer.
 //! - A shim that lost its connection gets its session back with its token: the process goes on, frames that were not written in full are
 //!   written again, and so is the exit code. What the kernel had taken for the old connection is gone with it. Up to a megabyte of output and
 //!   one of input wait for that meanwhile. A process whose shim does not come back within `Times::abandoned` is hung up on; what one has said
@@ -34,10 +34,11 @@
 //! - Input of a process that was started is neither lost nor without a limit: of a shim that has sent a megabyte more than its process reads,
 //!   nothing is read until that reads some, its signals behind that input neither. `killcontainer` and `signalprocess` on another connection
 //!   get through, and a signal of the same shim when it comes back with its token.
-//! - Every process can be signalled, by its number or its container's name; 1 means all that were started without a token. Signals go to the
-//!   process group, whatever `allProcesses` says: a container that is none has no other bounds. After signal 9 or 15 the response comes behind ProcessExited, as upstream's client library wants
-//!   it; when the process takes longer than `Times::end` or the client sends its next command, the response comes first, and that library
-//!   takes it for an error although the signal was sent.
+//! - Every process can be signalled, by its number or its container's name; 1 means all that were started without a token. Signals for a
+//!   container are for its first process alone, but SIGKILL, and with `allProcesses` all, are for the process groups; those for a process that
+//!   was started later are for its process group. After signal 9 or 15 the response comes behind ProcessExited, as upstream's client library
+//!   wants it; when the process takes longer than `Times::end` or the client sends its next command, the response comes first, and that
+//!   library takes it for an error although the signal was sent.
 //! - A process without a token has no input, and one whose shim has disconnected none behind what that has sent; the output of both is thrown
 //!   away.
 //! - UnregisterVM forgets the machine and its unused tokens; processes live on until they end, or the agent does.
@@ -47,6 +48,7 @@
 mod agent;
 mod commands;
 pub mod connection;
+mod ending;
 pub mod frame;
 mod held;
 mod keeper;
@@ -75,6 +77,12 @@ pub const SESSIONS_MAX: usize = 4096;
 
 /// Tokens that are remembered as claimed after their shims have taken their leave.
 pub const DEAD_TOKENS_MAX: usize = 1024;
+
+/// Bytes in front of a message of upstream's proxy to its agent.
+const AGENT_HEADER_BYTES: usize = 8;
+
+/// Bytes of such a message with those. Upstream's number, from the buffer of the first agents; what clients send was made for it.
+pub const AGENT_MESSAGE_MAX: usize = 10_240;
 
 /// Containers that are remembered; beyond it those are forgotten whose processes have ended, of which there may be `PROCESSES_MAX` others.
 pub const CONTAINERS_MAX: usize = 1024;

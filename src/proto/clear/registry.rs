@@ -185,10 +185,20 @@ impl Registry {
     /// The session of this machine whose standard input and output, or error output, has that number; of 1 and 2 those of all its processes
     /// without a token.
     pub fn numbered(&self, vm: &Vm, number: u64) -> Vec<Arc<Session>> {
+        let has_it = |session: &Session| session.io_base == number || session.io_base + 1 == number;
+        self.all().filter(|session| session.vm == vm.number && has_it(session)).collect()
+    }
+
+    /// The sessions of all processes that were started in a container of this machine.
+    pub fn in_container(&self, vm: &Vm, id: &str) -> Vec<Arc<Session>> {
+        self.all().filter(|session| session.vm == vm.number && session.is_in(id)).collect()
+    }
+
+    /// The sessions of all machines whose processes may run.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Session>> {
         let state = self.state();
         let all = state.sessions.values().cloned().chain(state.unheard.iter().filter_map(Weak::upgrade));
-        let has_it = |session: &Session| session.io_base == number || session.io_base + 1 == number;
-        all.filter(|session| session.vm == vm.number && has_it(session)).collect()
+        all.collect::<Vec<_>>().into_iter()
     }
 
     /// Remembers the session of a process whose output nobody wants, so that it can be signalled. There are `PROCESSES_MAX` of them at most.

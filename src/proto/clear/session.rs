@@ -42,6 +42,15 @@ struct Shim {
     stream: Arc<Stream>,
 }
 
+/// A process as others than its shim see it.
+#[derive(Clone, Debug)]
+struct Reach {
+    remote: Arc<Remote>,
+    container: String,
+    /// The first one of its container.
+    is_first: bool,
+}
+
 #[derive(Debug)]
 struct State {
     phase: Phase,
@@ -52,12 +61,16 @@ struct State {
     next: Option<Arc<Bell>>,
     /// Told of a new shim: who guards the process that has none.
     guard: Option<Arc<Bell>>,
+    /// Told of the end of the process: the connection that wants all to end.
+    ending: Option<Arc<Bell>>,
+    /// The shim has been given all, the exit code too.
+    told: bool,
     /// When the last shim was lost.
     lost: Instant,
     /// Output of a process that has ended, for a shim that was lost before it had all of it.
     rest: Outgoing,
     /// Reaches the process from any connection.
-    remote: Option<Arc<Remote>>,
+    reach: Option<Reach>,
 }
 
 /// What a shim finds when it takes its session.
@@ -109,9 +122,11 @@ impl Session {
             starter: None,
             next: None,
             guard: None,
+            ending: None,
+            told: false,
             lost: Instant::now(),
             rest: Outgoing::default(),
-            remote: None,
+            reach: None,
         };
         Session { token, io_base, vm, state: Mutex::new(state) }
     }
@@ -180,7 +195,7 @@ impl Session {
             None if matches!(state.phase, Phase::Over(_)) => state.rest = rest,
             None => {}
         }
-        state.next.take().iter().for_each(|bell| bell.ring());
+        state.next.take().iter().chain(&state.ending).for_each(|bell| bell.ring());
         state.is_to_be_guarded(guard)
     }
 
@@ -189,7 +204,7 @@ impl Session {
         let mut state = self.state();
         state.shim = None;
         // They look once more, and find nothing: a container may keep the session for long, and shall not keep their descriptors.
-        let bells = [state.starter.take(), state.next.take(), state.guard.take()];
+        let bells = [state.starter.take(), state.next.take(), state.guard.take(), state.ending.take()];
         bells.iter().flatten().for_each(|bell| bell.ring());
         state.rest = Outgoing::default();
         let held = match mem::replace(&mut state.phase, Phase::Disconnected) {
@@ -209,6 +224,34 @@ impl Session {
             Phase::Left | Phase::Disconnected => Phase::Disconnected,
             _ => Phase::Over(code),
         };
+        state.ending.iter().for_each(|bell| bell.ring());
+    }
+
+    /// Its shim has been given all, the exit code too.
+    pub fn tell(&self) {
+        let mut state = self.state();
+        state.told = true;
+        state.ending.iter().for_each(|bell| bell.ring());
+    }
+
+    /// Whether no process runs in it, and its shim knows, if it has one.
+    pub fn is_told(&self) -> bool {
+        let state = self.state();
+        match state.phase {
+            Phase::Idle | Phase::Starting | Phase::Disconnected => true,
+            Phase::Ready(_) | Phase::Taken | Phase::Left => false,
+            Phase::Over(_) => state.told || state.shim.is_none(),
+        }
+    }
+
+    /// Rings this bell whenever it may have come nearer to that.
+    pub fn tell_end_to(&self, bell: &Arc<Bell>) {
+        self.state().ending = Some(Arc::clone(bell));
+    }
+
+    /// Sends SIGKILL to its process, if this is true for the number of that, and not to its group.
+    pub fn kill_where(&self, is_meant: impl Fn(i32) -> bool) {
+        self.reach().iter().for_each(|reach| reach.remote.kill_where(&is_meant));
     }
 
     /// Reserves it for a command that starts a process. False: it has had one, or is about to. The bell is rung when a shim comes.
@@ -246,9 +289,19 @@ impl Session {
         Ok(state.is_to_be_guarded(guard))
     }
 
-    /// Reaches its process by this from now on.
-    pub fn reach_by(&self, remote: Arc<Remote>) {
-        self.state().remote = Some(remote);
+    /// Reaches its process by this from now on, which is in that container, and may be the first one there.
+    pub fn reach_by(&self, remote: Arc<Remote>, container: &str, is_first: bool) {
+        self.state().reach = Some(Reach { remote, container: container.to_owned(), is_first });
+    }
+
+    /// Whether its process is in that container.
+    pub fn is_in(&self, container: &str) -> bool {
+        self.state().reach.as_ref().is_some_and(|reach| reach.container == container)
+    }
+
+    /// The number of its process, which is that of a session of the kernel. `None` when there is none, or it is buried.
+    pub fn pid(&self) -> Option<i32> {
+        self.reach().ok()?.remote.pid()
     }
 
     pub fn has_shim(&self) -> bool {
@@ -284,21 +337,28 @@ impl Session {
 
     /// Whether its process has ended, though its end may not have been told.
     pub fn is_dead(&self) -> bool {
-        self.remote().is_ok_and(|remote| remote.has_ended())
+        self.reach().is_ok_and(|reach| reach.remote.has_ended())
     }
 
     /// Sends a signal to its process and the process group of that. ESRCH when there is none, or it has ended.
+    pub fn signal_group(&self, signal: i32) -> io::Result<()> {
+        self.reach()?.remote.signal(signal)
+    }
+
+    /// Sends a signal to its process: alone to the first one of a container, as `killcontainer` does it; with its process group to one that
+    /// was started later, as `signalprocess` does it. ESRCH as above.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        self.remote()?.signal(signal)
+        let Reach { remote, is_first, .. } = self.reach()?;
+        if is_first { remote.signal_program(signal) } else { remote.signal(signal) }
     }
 
     /// Tells its process's terminal its size. Without a terminal nothing happens. ESRCH when there is no process.
     pub fn resize(&self, window: Window) -> io::Result<()> {
-        self.remote()?.resize(window)
+        self.reach()?.remote.resize(window)
     }
 
-    fn remote(&self) -> io::Result<Arc<Remote>> {
-        self.state().remote.clone().ok_or_else(|| io::Error::from_raw_os_error(ESRCH))
+    fn reach(&self) -> io::Result<Reach> {
+        self.state().reach.clone().ok_or_else(|| io::Error::from_raw_os_error(ESRCH))
     }
 
     /// Looks after the process without a shim: what it was sent goes on to it, and what an ended one has said is read to where a shim finds it.
@@ -322,6 +382,7 @@ impl Session {
             return Guarded::For(watched.time.unwrap_or(left).min(left), watched);
         }
         state.guard = None;
+        state.ending.iter().for_each(|bell| bell.ring());
         match (mem::replace(&mut state.phase, code.map_or(Phase::Disconnected, Phase::Over)), code) {
             (Phase::Ready(mut held), Some(_)) => {
                 state.rest = mem::take(&mut held.outgoing);
@@ -336,6 +397,7 @@ impl Session {
     pub fn give_up(&self) -> Option<Box<Held>> {
         let mut state = self.state();
         state.guard = None;
+        state.ending.iter().for_each(|bell| bell.ring());
         if state.shim.is_some() || !matches!(state.phase, Phase::Ready(_)) {
             return None;
         }

@@ -18,6 +18,8 @@ pub struct Shim {
     held: Option<Box<Held>>,
     /// The end of the process has been told.
     over: bool,
+    /// And has been written.
+    told: bool,
     /// That of the connection; and when it has ended, of who guards the process.
     bell: Arc<Bell>,
 }
@@ -30,7 +32,7 @@ pub fn exited(outgoing: &mut Outgoing, code: u8) {
 impl Shim {
     /// The shim of a session that this connection has claimed.
     pub fn of(session: Arc<Session>, bell: Arc<Bell>) -> Shim {
-        Shim { session, held: None, over: false, bell }
+        Shim { session, held: None, over: false, told: false, bell }
     }
 
     /// The process, from its start to its end.
@@ -74,6 +76,13 @@ impl Shim {
             self.session.end(code);
             self.held = None;
             self.over = true;
+        }
+    }
+
+    /// Everything of it has been written: the session has told its end, if it has come to that.
+    pub fn tell(&mut self) {
+        if self.over && !std::mem::replace(&mut self.told, true) {
+            self.session.tell();
         }
     }
 

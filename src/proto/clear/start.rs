@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::commands::Call;
 use crate::engine::running::Running;
@@ -14,13 +14,13 @@ use crate::proto::clear::held::Held;
 use crate::proto::clear::outgoing::Outgoing;
 use crate::proto::clear::registry::Vm;
 use crate::proto::clear::session::Session;
-use crate::proto::clear::{ID_MAX, PROCESSES_MAX, agent};
+use crate::proto::clear::{AGENT_HEADER_BYTES, AGENT_MESSAGE_MAX, ID_MAX, PROCESSES_MAX, agent, ending};
 use crate::proto::go::{self, Members};
 use crate::proto::hyper::commands;
 use crate::proto::hyper::process::{self, Process};
 
-/// The names that are known besides those of the commands that need a process: those of upstream's proxy, and three more of its agents.
-const NAMES: [&str; 15] = [
+/// The names that are known besides those of the commands that start a process: those of upstream's proxy, and two more of its agents.
+const NAMES: [&str; 19] = [
     "version",
     "startpod",
     "destroypod",
@@ -36,6 +36,10 @@ const NAMES: [&str; 15] = [
     "setuproute",
     "pscontainer",
     "deleteinterface",
+    "killcontainer",
+    "removecontainer",
+    "winsize",
+    "signalprocess",
 ];
 
 /// Runs one of the agent's commands. The payload of its answer.
@@ -53,24 +57,38 @@ pub fn hyper(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Str
     if !tokens.is_empty() {
         return Err(format!("{name} doesn't need tokens but {} token(s) were given", tokens.len()));
     }
-    if let Some(result) = agent::run(connection.registry(), &vm, &name, data) {
-        return result.map(|()| Vec::new()).map_err(agent_error);
-    }
     if !NAMES.contains(&name.as_str()) {
         return Err(format!("unknown command '{name}'"));
     }
-    if name == "pscontainer" {
-        let members = go::read(data, "hyperstart.PsCommand").map_err(agent_error)?;
-        agent::check_container(connection.registry(), &vm, &members).map_err(agent_error)?;
+    check_length(data)?;
+    if let Some(result) = agent::run(connection.registry(), &vm, &name, data) {
+        return result.map(|()| Vec::new()).map_err(agent_error);
     }
+    let registry = connection.registry();
     let call = Call {
         table: &connection.circumstances.settings.commands,
         caller: Some(connection.stream.output()),
         stop: Some(connection.circumstances.stop),
     };
-    let answer = commands::run(&name, data, &call).map_err(agent_error)?;
+    let answer = match name.as_str() {
+        "pscontainer" => agent::list(registry, &vm, data, &call),
+        _ => commands::run(&name, data, &call),
+    };
+    let answer = answer.map_err(agent_error)?;
+    if name == "destroypod" {
+        // Where the machine does not end, its programs do not either.
+        ending::end_programs(connection)?;
+    }
     connection.do_afterwards(answer.afterwards);
     Ok(answer.bytes)
+}
+
+/// Refuses what upstream's proxy does not send to its agent. Counted as it came, though the proxy would add a few members to a process.
+fn check_length(data: &[u8]) -> Result<(), String> {
+    match AGENT_HEADER_BYTES + data.len() {
+        0..=AGENT_MESSAGE_MAX => Ok(()),
+        length => Err(format!("message too long {length}")),
+    }
 }
 
 /// An error of the agent, as upstream's proxy passes it on.
@@ -98,15 +116,23 @@ fn start(
     let members = go::read(data, if is_container { "hyperstart.Container" } else { "hyperstart.ExecCommand" })?;
     let container = if is_container { Some(container_id(&members)?) } else { None };
     let process = relocated(&members, session.as_ref().map_or(1, |session| session.io_base))?;
-    match &container {
+    let container = match container {
         Some(id) if id.is_empty() => return Err(agent_error("newcontainer.id is missing".to_owned())),
-        Some(_) => {}
-        None => agent::check_container(connection.registry(), vm, &members).map_err(agent_error)?,
-    }
+        Some(id) => Container::New(id),
+        None => Container::Known(agent::known_container(connection.registry(), vm, &members).map_err(agent_error)?),
+    };
+    check_length(data)?;
     match session {
-        None => start_without_shim(connection, vm, container, process),
-        Some(session) => start_with_shim(connection, vm, container, process, session),
+        None => start_without_shim(connection, vm, &container, process),
+        Some(session) => start_with_shim(connection, vm, &container, process, session),
     }
+}
+
+/// What a process is started in.
+enum Container {
+    /// One that it is the first process of.
+    New(String),
+    Known(String),
 }
 
 fn container_id(members: &Members) -> Result<String, String> {
@@ -128,12 +154,16 @@ fn relocated(members: &Members, io_base: u64) -> Result<Process, String> {
             return Err(format!("expected process.{shown} to be 0, got {number}"));
         }
     }
-    // What is nested too deeply for the one is not for the other.
-    let mut value: Value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let workdir = process.text("workdir")?;
+    let mut value = go::tree(text)?;
     if let Some(object) = value.as_object_mut() {
-        object.retain(|name, _| !["stdio", "stderr"].iter().any(|number| name.eq_ignore_ascii_case(number)));
+        // The proxy does not know it, and its agent takes the number for it.
+        object.remove("id");
         object.insert("stdio".to_owned(), json!(io_base));
         object.insert("stderr".to_owned(), json!(io_base + 1));
+        if workdir.is_empty() {
+            object.insert("workdir".to_owned(), json!("/"));
+        }
     }
     process::read(&value).map_err(agent_error)
 }
@@ -149,7 +179,7 @@ fn check_types(process: &Members) -> Result<(), String> {
 fn start_with_shim(
     connection: &mut Connection,
     vm: &Vm,
-    container: Option<String>,
+    container: &Container,
     process: Process,
     session: Arc<Session>,
 ) -> Result<Vec<u8>, String> {
@@ -159,8 +189,8 @@ fn start_with_shim(
     if !session.reserve(&bell) {
         return Err(format!("token {token} has its process, or is about to have it"));
     }
-    let started = wait_for_shim(connection, &session)
-        .and_then(|()| launch(connection, vm, container.as_deref(), process, &session));
+    let started =
+        wait_for_shim(connection, &session).and_then(|()| launch(connection, vm, container, process, &session));
     let held = started.inspect_err(|_| session.give_back())?;
     match session.start(held, &keeper) {
         Ok(false) => {}
@@ -191,11 +221,11 @@ fn wait_for_shim(connection: &mut Connection, session: &Session) -> Result<(), S
 fn start_without_shim(
     connection: &Connection,
     vm: &Vm,
-    container: Option<String>,
+    container: &Container,
     process: Process,
 ) -> Result<Vec<u8>, String> {
     let session = Arc::new(Session::without_shim(vm.number));
-    let held = launch(connection, vm, container.as_deref(), process, &session)?;
+    let held = launch(connection, vm, container, process, &session)?;
     connection.registry().remember(&session);
     connection.registry().keepers.discard(held, session);
     Ok(Vec::new())
@@ -205,24 +235,30 @@ fn start_without_shim(
 fn launch(
     connection: &Connection,
     vm: &Vm,
-    container: Option<&str>,
+    container: &Container,
     process: Process,
     session: &Arc<Session>,
 ) -> Result<Box<Held>, String> {
     let registry = connection.registry();
     let permit = registry.keepers.permit();
     let permit = permit.ok_or_else(|| agent_error(format!("more processes than the limit of {PROCESSES_MAX}")))?;
-    if let Some(id) = container {
+    let (id, is_first) = match container {
+        Container::New(id) => (id, true),
+        Container::Known(id) => (id, false),
+    };
+    if is_first {
         registry.contain(vm, id, session).map_err(agent_error)?;
     }
     match exec::start(&process.program) {
         Ok((mut program, channels)) => {
-            session.reach_by(program.remote());
+            session.reach_by(program.remote(), id, is_first);
             let running = Running::new(0, program, channels, None, process.terminal);
             Ok(Box::new(Held { running, outgoing: Outgoing::default(), terminal: process.terminal, permit }))
         }
         Err(why) => {
-            container.into_iter().for_each(|id| registry.uncontain(vm, id, session));
+            if is_first {
+                registry.uncontain(vm, id, session);
+            }
             Err(agent_error(format!("Process could not be started: {}", why.text())))
         }
     }

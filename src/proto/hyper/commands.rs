@@ -42,7 +42,7 @@ impl From<Vec<u8>> for Answer {
 /// behind its value, where here nothing is: see `write_file`.
 pub fn run(name: &str, data: &[u8], call: &Call) -> Result<Answer, String> {
     match name {
-        "ping" | "getpod" => Ok(Answer::default()),
+        "ping" => Ok(Answer::default()),
         "ready" => {
             network::look_for_devices();
             Ok(Answer::default())
@@ -56,7 +56,6 @@ pub fn run(name: &str, data: &[u8], call: &Call) -> Result<Answer, String> {
         "setuproute" => set_routes(&object(data)?, call),
         "deleteinterface" => delete_interface(&object(data)?, call),
         "startpod" => start_pod(&object(data)?, call),
-        "pscontainer" => list_processes(&object(data)?, call),
         _ => Err(NO_CALLBACK.to_owned()),
     }
 }
@@ -64,13 +63,9 @@ pub fn run(name: &str, data: &[u8], call: &Call) -> Result<Answer, String> {
 /// The JSON value of a payload.
 ///
 /// # Errors
-/// It is none, or has more than `VALUES_MAX` values. In Go's words, which are those of the agent of Clear Containers, but for what is nested
-/// more than 127 levels deep.
+/// It is none, or has more than `VALUES_MAX` values. In Go's words, which are those of the agent of Clear Containers.
 pub fn object(data: &[u8]) -> Result<Value, String> {
-    go::check(data)?;
-    // Go takes any bytes for text.
-    let text = String::from_utf8_lossy(data);
-    serde_json::from_str(&text).map_err(|error| error.to_string())
+    go::tree(data)
 }
 
 /// Runs a command of the table for its effect.
@@ -165,13 +160,21 @@ fn delete_interface(value: &Value, call: &Call) -> Result<Answer, String> {
     table("network.delete-interface", json!({ "device": device }), call)
 }
 
-/// All processes of the machine: every container is the machine here.
-fn list_processes(value: &Value, call: &Call) -> Result<Answer, String> {
+/// `pscontainer`: the processes of these sessions of the kernel, of which each program here has its own, or else all of the machine.
+///
+/// # Errors
+/// The text for the host.
+pub fn list_processes(value: &Value, sessions: Option<&[i32]>, call: &Call) -> Result<Answer, String> {
     let format = Members::of(value, "pscontainer")?.text("format")?;
     let mut reply = reply("process.list", Value::Object(Map::new()), call)?;
-    let Some(Value::Array(processes)) = reply.members.remove("processes") else {
+    let Some(Value::Array(mut processes)) = reply.members.remove("processes") else {
         return Err("/proc is not there".to_owned());
     };
+    let is_meant = |process: &Value| {
+        let session = process["session"].as_i64();
+        sessions.is_none_or(|sessions| sessions.iter().any(|meant| session == Some(i64::from(*meant))))
+    };
+    processes.retain(is_meant);
     match format.as_str() {
         "json" => {
             let pids: Value = processes.iter().map(|process| process["pid"].clone()).collect();

@@ -22,11 +22,9 @@ pub const NAME: &str = "hyper-ctl";
 const READ_BYTES: usize = 16 << 10;
 
 /// The codes of commands, and their names.
-const CODES: [(u32, &str); 19] = [
+const CODES: [(u32, &str); 18] = [
     (0, "version"),
     (1, "startpod"),
-    // Long retired, and answered all the same.
-    (2, "getpod"),
     (4, "destroypod"),
     (6, "execcmd"),
     (8, "ready"),
@@ -180,6 +178,7 @@ impl Ctl<'_> {
             // Where the machine does not end, its programs do not either.
             ("destroypod", None) => commands::run(name, payload, &call)
                 .inspect(|_| ending::end_programs(pair, &self.bell, ending::PATIENCE, self.circumstances.stop)),
+            ("pscontainer", None) => programs::list(payload, pair, &call),
             ("writefile", None) => commands::write_file(payload, &call),
             (name, None) => commands::run(name, payload, &call),
         }

@@ -54,7 +54,7 @@ fn is_over(pair: &Pair, bell: &Bell, patience: Duration, stop: BorrowedFd) -> bo
 }
 
 /// Whether a process ignores SIGTERM. Without /proc nothing does.
-fn ignores_term(pid: i32) -> bool {
+pub fn ignores_term(pid: i32) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())

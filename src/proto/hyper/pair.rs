@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::engine::PROGRAMS_MAX;
 use crate::engine::running::Running;
+use crate::exec::remote::signal_program;
 use crate::exec::{self, Session, parting};
 use crate::proto::bell::Bell;
 use crate::proto::hyper::process::Process;
@@ -294,12 +295,28 @@ impl Pair {
     /// # Errors
     /// `NotFound` when there is none; of kill(2), the first one.
     pub fn signal(&self, target: &Target, signal: i32) -> io::Result<()> {
+        self.signal_by(target, |pid| signal_group(pid, signal))
+    }
+
+    /// The same for programs without their groups, as [`signal_program`] does it.
+    pub fn signal_programs(&self, target: &Target, signal: i32) -> io::Result<()> {
+        self.signal_by(target, |pid| signal_program(pid, signal))
+    }
+
+    fn signal_by(&self, target: &Target, send: impl Fn(i32) -> io::Result<()>) -> io::Result<()> {
         // Locked meanwhile, so that nobody buries them and their numbers are their own.
         let state = self.state();
         let found = state.programs.iter().filter(|program| program.is_meant(target));
-        let sent = found.filter_map(|program| program.process.as_ref()).map(|found| signal_group(found.pid, signal));
+        let sent = found.filter_map(|program| program.process.as_ref()).map(|found| send(found.pid));
         // Each is sent before the next result is looked at.
         sent.reduce(|first, next| first.and(next)).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
+    }
+
+    /// The numbers of the processes of programs, which are those of their sessions.
+    pub fn pids(&self, target: &Target) -> Vec<i32> {
+        let state = self.state();
+        let found = state.programs.iter().filter(|program| program.is_meant(target));
+        found.filter_map(|program| program.process.as_ref()).map(|found| found.pid).collect()
     }
 }
 

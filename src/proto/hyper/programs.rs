@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::proto::hyper::commands::{Answer, object};
+use crate::commands::Call;
+use crate::proto::hyper::commands::{Answer, list_processes, object};
 use crate::proto::hyper::pair::{Pair, Role, Target, no_container};
 use crate::proto::hyper::process::{self, Members};
 use crate::sys::errno;
@@ -19,7 +20,7 @@ const AGENT: &str = "hyperstart";
 /// What `killcontainer` is told of an unknown container: hyperstart's words, as are those about signals and processes, which hosts compare.
 const NO_CONTAINER: &str = "no such container";
 
-/// Runs a command for the programs of a pair of channels; `None` when it is none of these, or `pscontainer` of a container that is known.
+/// Runs a command for the programs of a pair of channels; `None` when it is none of these.
 pub fn run(name: &str, data: &[u8], pair: &Arc<Pair>) -> Option<Result<Answer, String>> {
     let run = match name {
         "execcmd" => execute,
@@ -28,10 +29,6 @@ pub fn run(name: &str, data: &[u8], pair: &Arc<Pair>) -> Option<Result<Answer, S
         "winsize" => resize,
         "killcontainer" => kill,
         "signalprocess" => signal_process,
-        // It lists the machine. Only which containers it may name is for us to say.
-        "pscontainer" => {
-            return object(data).and_then(|value| known_container(&value, "pscontainer", pair)).err().map(Err);
-        }
         _ => return None,
     };
     Some(object(data).and_then(|value| run(&value, pair)))
@@ -41,6 +38,17 @@ pub fn run(name: &str, data: &[u8], pair: &Arc<Pair>) -> Option<Result<Answer, S
 fn known_container(value: &Value, command: &'static str, pair: &Pair) -> Result<String, String> {
     let container = container(&Members::of(value, command)?)?;
     if container == AGENT || pair.has_container(&container) { Ok(container) } else { Err(no_container(&container)) }
+}
+
+/// Lists the processes of a container that was made, and for the agent's own those of the machine.
+///
+/// # Errors
+/// The text for the host.
+pub fn list(data: &[u8], pair: &Pair, call: &Call) -> Result<Answer, String> {
+    let value = object(data)?;
+    let container = known_container(&value, "pscontainer", pair)?;
+    let sessions = (container != AGENT).then(|| pair.pids(&Target::AllOf { container: &container }));
+    list_processes(&value, sessions.as_deref(), call)
 }
 
 fn execute(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
@@ -87,26 +95,32 @@ fn kill(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
     if container != AGENT && !pair.has_container(&container) {
         return Err(NO_CONTAINER.to_owned());
     }
-    let target = match (id.as_str(), members.flag("allProcesses")?) {
+    let is_for_all = members.flag("allProcesses")?;
+    let target = match (id.as_str(), is_for_all) {
         (_, true) => Target::AllOf { container: &container },
         // Nobody has said which of them is the first one.
         ("", false) if container == AGENT => return Err("no such process".to_owned()),
         ("", false) => Target::FirstOf { container: &container },
         (id, false) => Target::Named { container: &container, id },
     };
-    send(&target, members.number("signal")?, pair)
+    let signal = signal_number(&members)?;
+    told(if is_for_all { pair.signal(&target, signal) } else { pair.signal_programs(&target, signal) })
 }
 
 fn signal_process(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
     let members = Members::of(value, "signalprocess")?;
     let (container, id) = (container(&members)?, members.text("process")?);
-    send(&Target::Named { container: &container, id: &id }, members.number("signal")?, pair)
+    told(pair.signal(&Target::Named { container: &container, id: &id }, signal_number(&members)?))
 }
 
-fn send(target: &Target, signal: u64, pair: &Arc<Pair>) -> Result<Answer, String> {
-    let number = i32::try_from(signal).ok().filter(|number| (1..=SIGNAL_MAX).contains(number));
-    let number = number.ok_or("invalid signal")?;
-    pair.signal(target, number).map(|()| Answer::default()).map_err(|error| match error.raw_os_error() {
+fn signal_number(members: &Members) -> Result<i32, String> {
+    let number = i32::try_from(members.number("signal")?).ok().filter(|number| (0..=SIGNAL_MAX).contains(number));
+    number.ok_or_else(|| "invalid signal".to_owned())
+}
+
+/// In the words of hyperstart.
+fn told(sent: io::Result<()>) -> Result<Answer, String> {
+    sent.map(|()| Answer::default()).map_err(|error| match error.raw_os_error() {
         Some(ESRCH) => "no such process".to_owned(),
         Some(EPERM) => "no permission".to_owned(),
         None if error.kind() == io::ErrorKind::NotFound => "no such process".to_owned(),

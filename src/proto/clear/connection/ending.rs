@@ -27,7 +27,7 @@ impl Connection<'_> {
             } else if self.stopped || !set.ready(1).writable {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            self.outgoing.write_to(self.stream.output())?;
+            self.write()?;
         }
         Ok(())
     }

@@ -156,7 +156,7 @@ impl<'a> Connection<'a> {
                 sources.iter().enumerate().any(|(at, source)| matches!(source, Source::Bell) && set.ready(at).readable);
             self.handle_all(&set, &sources)?;
             self.attend();
-            self.outgoing.write_to(self.stream.output())?;
+            self.write()?;
             match () {
                 () if self.stopped || self.gone => return Ok(Waited::Gone),
                 () if is_rung => return Ok(Waited::Rung),
@@ -184,7 +184,7 @@ impl<'a> Connection<'a> {
             if self.gone || self.is_replaced() {
                 return Ok(());
             }
-            self.outgoing.write_to(self.stream.output())?;
+            self.write()?;
             if self.outgoing.is_empty()
                 && let Some(afterwards) = self.afterwards.take()
             {
@@ -226,6 +226,15 @@ impl<'a> Connection<'a> {
             if ready.readable || ready.writable || ready.hung_up {
                 self.handle(source, ready, share)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Writes what the client takes.
+    pub fn write(&mut self) -> io::Result<()> {
+        self.outgoing.write_to(self.stream.output())?;
+        if self.outgoing.is_empty() {
+            self.shim.iter_mut().for_each(Shim::tell);
         }
         Ok(())
     }

@@ -1,0 +1,209 @@
+//! What commands do to containers and to the whole pod.
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::client::{CONNECT, Client, HYPER, SIGNAL, exec_command, exited, failure, over, running, success};
+use crate::support::{Agent, wait_until};
+
+const SAYS_WHEN_SIGNALLED: &str = "exec 2>/dev/null; trap 'echo parent' USR1; \
+    sh -c 'trap \"echo child\" USR1; echo ready; while :; do sleep 0.05; done' & while :; do sleep 0.05; done";
+
+fn new_container(id: &str, token: &str, script: &str) -> Value {
+    let process = json!({"args": ["sh", "-c", script]});
+    json!({"hyperName": "newcontainer", "tokens": [token], "data": {"id": id, "process": process}})
+}
+
+/// The first process of a container, and another one there, both of which have said that they are ready.
+fn container(agent: &Agent, id: &str) -> (Client, Client, Client) {
+    let mut runtime = over(agent);
+    let tokens = runtime.register("vm", 2);
+    let mut shims = tokens.iter().map(|token| {
+        let mut shim = over(agent);
+        shim.connect(token);
+        shim
+    });
+    let (mut first, mut second) = (shims.next().expect("one"), shims.next().expect("two"));
+    runtime.done(HYPER, new_container(id, &tokens[0], SAYS_WHEN_SIGNALLED));
+    let mut further = exec_command(&tokens[1], SAYS_WHEN_SIGNALLED);
+    further["data"]["container"] = json!(id);
+    runtime.done(HYPER, further);
+    assert_eq!((first.line(), second.line()), ("ready".to_owned(), "ready".to_owned()));
+    (runtime, first, second)
+}
+
+fn kill(id: &str, signal: i32, all: bool) -> Value {
+    json!({"hyperName": "killcontainer", "data": {"container": id, "signal": signal, "allProcesses": all}})
+}
+
+#[test]
+fn a_signal_is_for_the_first_process_or_for_all_of_a_container() {
+    let agent = Agent::start();
+    let (mut runtime, mut first, mut second) = container(&agent, "c");
+    for signal in [0, 10] {
+        runtime.done(HYPER, kill("c", signal, false));
+    }
+    assert_eq!(first.line(), "parent");
+    assert_eq!(first.ask(SIGNAL, json!({"signalNumber": 10})), success(SIGNAL));
+    assert_eq!(first.line(), "parent");
+    // Its child would have said something by now, and so would the other one.
+    runtime.done(HYPER, kill("c", 10, true));
+    for shim in [&mut first, &mut second] {
+        let mut lines = [shim.line(), shim.line()];
+        lines.sort();
+        assert_eq!(lines, ["child", "parent"]);
+    }
+    // A process that was started later gets its own with its group, as before.
+    assert_eq!(second.ask(SIGNAL, json!({"signalNumber": 10})), success(SIGNAL));
+    let mut lines = [second.line(), second.line()];
+    lines.sort();
+    assert_eq!(lines, ["child", "parent"]);
+    // No container falls with its first process here, and so SIGKILL is for its group too.
+    let children = crate::support::children(agent.pid());
+    let grandchildren: Vec<u32> = children.iter().flat_map(|pid| crate::support::children(*pid)).collect();
+    assert!(grandchildren.len() >= 2, "{grandchildren:?}");
+    runtime.done(HYPER, kill("c", 9, false));
+    assert_eq!(first.finish().2, 137);
+    runtime.done(HYPER, kill("c", 9, true));
+    assert_eq!(second.finish().2, 137);
+    wait_until("their children have ended", || grandchildren.iter().all(|pid| !crate::support::lives(*pid)));
+}
+
+#[test]
+fn processes_are_listed_by_container() {
+    let agent = Agent::start();
+    let (mut runtime, _first, _second) = container(&agent, "c");
+    let list =
+        |id: &str, format: &str| json!({"hyperName": "pscontainer", "data": {"container": id, "format": format}});
+    let pids = |payload: Vec<u8>| serde_json::from_slice::<Vec<u32>>(&payload).expect("a list of numbers");
+    let children = crate::support::children(agent.pid());
+    let listed = pids(runtime.done(HYPER, list("c", "json")));
+    assert!(children.iter().all(|pid| listed.contains(pid)), "{children:?} in {listed:?}");
+    assert!(listed.len() >= 4 && !listed.contains(&agent.pid()), "with their children, and nothing else: {listed:?}");
+    for id in ["", "hyperstart", "vm"] {
+        assert!(pids(runtime.done(HYPER, list(id, "json"))).contains(&agent.pid()), "{id}");
+    }
+    let table = String::from_utf8(runtime.done(HYPER, list("c", "table"))).expect("text");
+    assert!(table.starts_with("  UID     PID    PPID COMMAND\n") && table.contains("trap"), "{table}");
+    assert!(!table.contains("serve"), "{table}");
+    let why = "ERROR received from VM agent, control msg received : no such container";
+    runtime.refused(HYPER, list("other", "json"), why);
+}
+
+#[test]
+fn a_process_begins_at_the_root_and_its_texts_are_read_as_go_reads_them() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    for (process, said) in [
+        (r#"{"args":["pwd"]}"#.to_owned(), "/\n".to_owned()),
+        (r#"{"args":["pwd"],"workdir":""}"#.to_owned(), "/\n".to_owned()),
+        (r#"{"args":["pwd"],"WorkDir":"/proc"}"#.to_owned(), "/proc\n".to_owned()),
+        (r#"{"id":5,"args":["printf","%s","a\ud800b"],"x":1e999}"#.to_owned(), "a\u{fffd}b".to_owned()),
+        (r#"{"args":["echo","1"],"ARGS":["echo","2"]}"#.to_owned(), "2\n".to_owned()),
+        (format!(r#"{{"args":["echo","deep"],"x":{}{}}}"#, "[".repeat(500), "]".repeat(500)), "deep\n".to_owned()),
+    ] {
+        let token = match runtime.ask(2, json!({"containerId": "vm", "numIOStreams": 1})) {
+            frame if frame.kind == 1 => crate::client::tokens_of(&frame.payload).remove(0),
+            _ => runtime.register("vm", 1).remove(0),
+        };
+        let mut shim = over(&agent);
+        shim.connect(&token);
+        let command = format!(r#"{{"hyperName":"execcmd","tokens":["{token}"],"data":{{"process":{process}}}}}"#);
+        runtime.done(HYPER, command);
+        assert_eq!(shim.finish(), (said.into_bytes(), Vec::new(), 0), "{process}");
+    }
+}
+
+#[test]
+fn what_upstream_does_not_send_to_its_agent_is_refused() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    let token = runtime.register("vm", 1).remove(0);
+    // With its quotes.
+    let data = |bytes: usize| json!({"hyperName": "ping", "data": "x".repeat(bytes - 2)});
+    runtime.done(HYPER, data(10_232));
+    for bytes in [10_233, 20_000] {
+        runtime.refused(HYPER, data(bytes), &format!("message too long {}", bytes + 8));
+    }
+    let name = json!({"hyperName": "what", "data": "x".repeat(20_000)});
+    runtime.refused(HYPER, name, "unknown command 'what'");
+    let mut shim = over(&agent);
+    shim.connect(&token);
+    let answer = runtime.ask(HYPER, exec_command(&token, &format!(": {}", "x".repeat(20_000))));
+    assert!(answer.kind == 0x11 && answer.payload.starts_with(br#"{"msg":"message too long 20"#));
+    // The token is free, and the machine answers.
+    runtime.exec(&token, "exit 3");
+    assert_eq!(shim.finish().2, 3);
+}
+
+#[test]
+fn the_size_of_a_terminal_that_has_just_gone_is_passed_over() {
+    let agent = Agent::start();
+    let (_runtime, mut shim, _) = running(&agent, "vm", "exit 0");
+    assert_eq!(shim.next(), exited(0));
+    assert_eq!(shim.ask(SIGNAL, json!({"signalNumber": 28, "columns": 3, "rows": 4})), success(SIGNAL));
+    let gone = "Could not send the signal user defined signal 1: no such process";
+    assert_eq!(shim.ask(SIGNAL, json!({"signalNumber": 10})), failure(SIGNAL, gone));
+}
+
+/// An agent that sees no processes but its own, so that the end of its machine is theirs; `None` where that is forbidden.
+fn agent_of_a_pod() -> Option<Agent> {
+    // Whether the numbers of processes are others there is looked at again below: nobody wants to end this machine.
+    let words = ["-p", "-f", "--mount-proc", "--kill-child"];
+    let works = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
+    if !works.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let ours = fs::read_link("/proc/self/ns/pid").expect("a namespace");
+    let script =
+        format!("if [ \"$(readlink /proc/self/ns/pid)\" = '{}' ]; then exit 1; fi; \"$@\" & wait", ours.display());
+    Some(Agent::start_with(|command| {
+        let lodger: Vec<_> =
+            [command.get_program()].into_iter().chain(command.get_args()).map(ToOwned::to_owned).collect();
+        let mut unshare = Command::new("unshare");
+        unshare.args(words).args(["sh", "-c", &script, "sh"]).args(lodger).stdin(Stdio::null());
+        *command = unshare;
+    }))
+}
+
+#[test]
+fn programs_end_before_the_machine_and_their_shims_hear_of_it() {
+    let Some(mut agent) = agent_of_a_pod() else {
+        return eprintln!(
+            "skipped programs_end_before_the_machine_and_their_shims_hear_of_it: needs root and namespaces"
+        );
+    };
+    let mut runtime = over(&agent);
+    let tokens = runtime.register("vm", 4);
+    let scripts = [
+        "exec 2>/dev/null; trap 'echo bye; sleep 0.5; exit 6' TERM; echo ready; while :; do sleep 0.05; done",
+        // Killed at once, and not after the time that others have.
+        "trap '' TERM; echo ready; while :; do sleep 0.05; done",
+        "echo ready; exec sleep 1000",
+    ];
+    let mut shims = Vec::new();
+    for (token, script) in tokens.iter().zip(scripts) {
+        let mut shim = over(&agent);
+        shim.connect(token);
+        runtime.exec(token, script);
+        assert_eq!(shim.line(), "ready");
+        shims.push(shim);
+    }
+    // One whose shim has gone, one that never had any, and one that is only claimed.
+    let mut lost = over(&agent);
+    lost.connect(&tokens[3]);
+    runtime.exec(&tokens[3], "exec sleep 1000");
+    drop(lost);
+    let sleep = json!({"args": ["sleep", "1000"]});
+    runtime.done(HYPER, json!({"hyperName": "execcmd", "data": {"process": sleep}}));
+    let mut idle = over(&agent);
+    idle.done(CONNECT, json!({"token": runtime.attach("vm", 1)[0]}));
+    assert_eq!(runtime.done(HYPER, json!({"hyperName": "destroypod"})), b"");
+    // All of it was on its way before the answer.
+    assert_eq!(shims[0].finish(), (b"bye\n".to_vec(), Vec::new(), 6));
+    assert_eq!(shims[1].finish().2, 137);
+    assert_eq!(shims[2].finish().2, 143);
+    wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+}
