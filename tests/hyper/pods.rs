@@ -186,8 +186,11 @@ fn processes_are_listed_in_both_formats() {
     let of = |container: &str| json!({ "container": container, "format": "json" });
     assert_eq!(ctl.bad(PROCESSES, of("zz")), "no such container: zz");
     ctl.good(17, json!({ "id": "zz", "process": { "stdio": 3, "stderr": 4, "args": ["cat"] } }));
-    for container in ["zz", "hyperstart", ""] {
-        ctl.good(PROCESSES, of(container));
+    let mut list =
+        |container: &str| -> Vec<u32> { serde_json::from_slice(&ctl.good(PROCESSES, of(container))).expect("numbers") };
+    assert_eq!(list("zz"), crate::support::children(agent.child.id()), "its program, and nothing else");
+    for container in ["hyperstart", ""] {
+        assert!(list(container).contains(&agent.child.id()), "{container}");
     }
     assert_eq!(ctl.bad(PROCESSES, json!([])), "pscontainer is no object");
 }

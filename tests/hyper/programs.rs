@@ -108,6 +108,37 @@ fn containers_are_names_that_programs_share() {
     assert_eq!(ctl.bad(REMOVE, json!({ "container": "c1" })), "no such container: c1");
 }
 
+#[test]
+fn a_container_is_signalled_by_its_first_program_or_as_a_whole() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    let script = "exec 2>/dev/null; trap 'echo parent' USR1; \
+        sh -c 'trap \"echo child\" USR1; echo ready; while :; do sleep 0.05; done' & while :; do sleep 0.05; done";
+    ctl.good(NEW, json!({ "id": "c", "process": process("init", 3, script) }));
+    ctl.good(EXECUTE, json!({ "container": "c", "process": process("second", 5, script) }));
+    tty.until(3, "ready\n");
+    tty.until(5, "ready\n");
+    let kill = |signal: u32, all: bool| json!({ "container": "c", "signal": signal, "allProcesses": all });
+    ctl.good(KILL, kill(10, false));
+    tty.until(3, "parent\n");
+    ctl.good(KILL, kill(10, true));
+    // Each but the first has heard of one signal only.
+    tty.until(3, "child\n");
+    while String::from_utf8_lossy(&tty.output[&3]).matches("parent\n").count() < 2 {
+        tty.step();
+    }
+    tty.until(5, "child\n");
+    tty.until(5, "parent\n");
+    ctl.good(KILL, kill(9, false));
+    assert_eq!(tty.finish(3), 137);
+    ctl.good(KILL, kill(9, true));
+    assert_eq!(tty.finish(5), 137);
+    let said = tty.text(3);
+    assert_eq!((said.matches("child").count(), said.matches("parent").count()), (1, 2), "{said}");
+    let said = tty.text(5);
+    assert_eq!((said.matches("child").count(), said.matches("parent").count()), (1, 1), "{said}");
+}
+
 /// A command that starts a program of a container, and one that makes a container with it.
 fn process(id: &str, stdio: u64, script: &str) -> Value {
     json!({ "id": id, "stdio": stdio, "stderr": stdio + 1, "args": ["sh", "-c", script] })
