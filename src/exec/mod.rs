@@ -153,6 +153,8 @@ pub struct Session {
     /// For other threads, once one of them has asked.
     remote: Option<Arc<Remote>>,
     detached: bool,
+    /// What is left of its process group is killed when its end is seen.
+    takes_group: bool,
     /// The end, once it has been seen: its zombie is ours, so it stays true.
     end: Cell<Option<Status>>,
 }
@@ -208,7 +210,7 @@ pub fn start(program: &Program) -> Result<(Session, Vec<Channel>), NotStarted> {
     };
     let child = process::start(&launch).map_err(|StartError { step, error }| system(step, error))?;
     let (terminal, detached) = (streams.terminal.map(Arc::new), program.detached);
-    Ok((Session { child, terminal, remote: None, detached, end: Cell::new(None) }, streams.ours))
+    Ok((Session { child, terminal, remote: None, detached, takes_group: false, end: Cell::new(None) }, streams.ours))
 }
 
 fn os(bytes: &[u8]) -> &std::ffi::OsStr {
@@ -303,10 +305,20 @@ impl Session {
 
     /// How the program ended, or `None` while it runs. Its number stays taken until the session is dropped.
     pub fn ended(&self) -> Option<Status> {
-        // An error means that somebody else has buried our child; nothing about it can be learned any more.
-        let look = || process::ended(self.child.pid).unwrap_or(Some(Status::Exited(255)));
-        self.end.set(self.end.get().or_else(look));
+        if self.end.get().is_none() {
+            // An error means that somebody else has buried our child; nothing about it can be learned any more.
+            self.end.set(process::ended(self.child.pid).unwrap_or(Some(Status::Exited(255))));
+            if self.takes_group && self.end.get().is_some() {
+                let _ = self.signal(signal::SIGKILL);
+            }
+        }
         self.end.get()
+    }
+
+    /// Lets nobody in the program's process group outlive it, as nobody in a container outlives its first process: SIGKILL to all of them as
+    /// soon as its end is seen.
+    pub fn take_group(&mut self) {
+        self.takes_group = true;
     }
 
     /// Sends a signal to the program's process group. ESRCH when the program has ended; EINVAL for what is no signal.

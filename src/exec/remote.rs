@@ -20,12 +20,6 @@ struct Target {
 #[derive(Debug)]
 pub struct Remote(Mutex<Option<Target>>);
 
-/// Sends a signal to a program and not to its process group, but for SIGKILL: that is for programs which cannot be asked, and here no
-/// container falls with its first process, so that what this has started would stay.
-pub fn signal_program(pid: i32, signal: i32) -> io::Result<()> {
-    if signal == signal::SIGKILL { signal_group(pid, signal) } else { signal::send(pid, signal) }
-}
-
 impl Remote {
     pub fn to(pid: i32, terminal: Option<Arc<OwnedFd>>) -> Remote {
         Remote(Mutex::new(Some(Target { pid, terminal })))
@@ -47,11 +41,11 @@ impl Remote {
         }
     }
 
-    /// Sends a signal to the program, as [`signal_program`] does. ESRCH once it is buried.
+    /// Sends a signal to the program, and not to its process group. ESRCH once it is buried.
     pub fn signal_program(&self, signal: i32) -> io::Result<()> {
         let target = self.target();
         let Some(Target { pid, .. }) = *target else { return Err(io::Error::from_raw_os_error(ESRCH)) };
-        signal_program(pid, signal)
+        signal::send(pid, signal)
     }
 
     /// Sends SIGKILL to the program, if this is true for its process number, and not to its group.

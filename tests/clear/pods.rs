@@ -68,7 +68,6 @@ fn a_signal_is_for_the_first_process_or_for_all_of_a_container() {
     // A process that was started later gets its own with its group, as before.
     assert_eq!(second.ask(SIGNAL, json!({"signalNumber": 10})), success(SIGNAL));
     assert_eq!(two_lines(&mut second), ["child", "parent"]);
-    // No container falls with its first process here, and so SIGKILL is for its group too.
     let children = crate::support::children(agent.pid());
     let grandchildren: Vec<u32> = children.iter().flat_map(|pid| crate::support::children(*pid)).collect();
     assert!(grandchildren.len() >= 2, "{grandchildren:?}");
@@ -77,6 +76,44 @@ fn a_signal_is_for_the_first_process_or_for_all_of_a_container() {
     runtime.done(HYPER, kill("c", 9, true));
     assert_eq!(second.finish().2, 137);
     wait_until("their children have ended", || grandchildren.iter().all(|pid| !crate::support::lives(*pid)));
+}
+
+#[test]
+fn nobody_in_its_process_group_outlives_the_first_process_of_a_container() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    let tokens = runtime.register("vm", 4);
+    // Of those that its end finds asleep, of those that write, and of those that do not end by themselves.
+    let scripts = [
+        ("sleep 1000 & echo $!; read x", None),
+        ("yes >&2 & echo $!; read x", None),
+        ("trap '' TERM; sleep 1000 & trap - TERM; echo $!; sleep 1000", Some(15)),
+        ("sleep 1000 & echo $!; exec sleep 1000", Some(9)),
+    ];
+    for (index, (script, signal)) in scripts.into_iter().enumerate() {
+        let id = format!("c{index}");
+        let mut shim = over(&agent);
+        shim.connect(&tokens[index]);
+        runtime.done(HYPER, new_container(&id, &tokens[index], script));
+        let left = loop {
+            let frame = shim.next();
+            if frame.opcode == 1 {
+                break String::from_utf8_lossy(&frame.payload).trim().parse().expect("a number");
+            }
+        };
+        match signal {
+            Some(signal) => assert_eq!(runtime.done(HYPER, kill(&id, signal, false)), b""),
+            None => shim.send(2, 0, "\n"),
+        }
+        assert_eq!(i32::from(shim.finish().2), signal.map_or(0, |signal| 128 + signal), "{script}");
+        wait_until("nobody is left", || !crate::support::lives(left));
+    }
+    // Any other process leaves what it leaves.
+    let (_other, mut shim, _) = running(&agent, "other", "sleep 1000 >/dev/null 2>&1 & echo $!");
+    let left = shim.line().parse().expect("a number");
+    assert_eq!(shim.finish().2, 0);
+    assert!(crate::support::lives(left));
+    lodger::sys::signal::send(left as i32, 9).expect("it is there");
 }
 
 #[test]

@@ -35,8 +35,8 @@
 //!   nothing is read until that reads some, its signals behind that input neither. `killcontainer` and `signalprocess` on another connection
 //!   get through, and a signal of the same shim when it comes back with its token.
 //! - Every process can be signalled, by its number or its container's name; 1 means all that were started without a token. Signals for a
-//!   container are for its first process alone, but SIGKILL, and with `allProcesses` all, are for the process groups; those for a process that
-//!   was started later are for its process group. After signal 9 or 15 the response comes behind ProcessExited, as upstream's client library
+//!   container are for its first process alone, whose process group does not outlive it, or with `allProcesses` for the groups of all; those for
+//!   a process that was started later are for its process group. After signal 9 or 15 the response comes behind ProcessExited, as upstream's client library
 //!   wants it; when the process takes longer than `Times::end` or the client sends its next command, the response comes first, and that
 //!   library takes it for an error although the signal was sent.
 //! - A process without a token has no input, and one whose shim has disconnected none behind what that has sent; the output of both is thrown

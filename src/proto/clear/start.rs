@@ -251,6 +251,9 @@ fn launch(
     }
     match exec::start(&process.program) {
         Ok((mut program, channels)) => {
+            if is_first {
+                program.take_group();
+            }
             session.reach_by(program.remote(), id, is_first);
             let running = Running::new(0, program, channels, None, process.terminal);
             Ok(Box::new(Held { running, outgoing: Outgoing::default(), terminal: process.terminal, permit }))

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::engine::PROGRAMS_MAX;
 use crate::engine::running::Running;
-use crate::exec::remote::signal_program;
 use crate::exec::{self, Session, parting};
 use crate::proto::bell::Bell;
 use crate::proto::hyper::process::Process;
@@ -153,10 +152,13 @@ impl Pair {
         let stderr = if is_on_terminal { stdio } else { stderr };
         self.reserve(Key { container: container.to_owned(), id, stdio }, role, stderr)?;
         // Nothing is locked meanwhile: a file system may take its time, and the ends of other programs must not wait for it.
-        let (session, channels) = exec::start(&program).map_err(|why| {
+        let (mut session, channels) = exec::start(&program).map_err(|why| {
             self.forget(stdio);
             format!("Process could not be started: {}", why.text())
         })?;
+        if role == Role::First {
+            session.take_group();
+        }
         let master = channels.iter().find_map(|channel| channel.wr.as_ref()).filter(|_| is_on_terminal);
         let terminal = master.and_then(|master| master.try_clone().ok());
         let found = Found { pid: session.pid(), terminal };
@@ -298,9 +300,9 @@ impl Pair {
         self.signal_by(target, |pid| signal_group(pid, signal))
     }
 
-    /// The same for programs without their groups, as [`signal_program`] does it.
+    /// The same for programs without their groups.
     pub fn signal_programs(&self, target: &Target, signal: i32) -> io::Result<()> {
-        self.signal_by(target, |pid| signal_program(pid, signal))
+        self.signal_by(target, |pid| signal::send(pid, signal))
     }
 
     fn signal_by(&self, target: &Target, send: impl Fn(i32) -> io::Result<()>) -> io::Result<()> {

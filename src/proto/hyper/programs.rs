@@ -95,8 +95,7 @@ fn kill(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
     if container != AGENT && !pair.has_container(&container) {
         return Err(NO_CONTAINER.to_owned());
     }
-    let is_for_all = members.flag("allProcesses")?;
-    let target = match (id.as_str(), is_for_all) {
+    let target = match (id.as_str(), members.flag("allProcesses")?) {
         (_, true) => Target::AllOf { container: &container },
         // Nobody has said which of them is the first one.
         ("", false) if container == AGENT => return Err("no such process".to_owned()),
@@ -104,7 +103,8 @@ fn kill(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
         (id, false) => Target::Named { container: &container, id },
     };
     let signal = signal_number(&members)?;
-    told(if is_for_all { pair.signal(&target, signal) } else { pair.signal_programs(&target, signal) })
+    let is_for_first = matches!(target, Target::FirstOf { .. });
+    told(if is_for_first { pair.signal_programs(&target, signal) } else { pair.signal(&target, signal) })
 }
 
 fn signal_process(value: &Value, pair: &Arc<Pair>) -> Result<Answer, String> {
