@@ -316,16 +316,19 @@ struct Scripted {
     actions: Mutex<Vec<String>>,
     /// Requests that were answered as they should be.
     served: Mutex<Vec<String>>,
-    folder: Folder,
     over: AtomicBool,
 }
 
 /// A host in this process, over when this is dropped.
-struct FaultyHost(Arc<Scripted>);
+struct FaultyHost {
+    scripted: Arc<Scripted>,
+    /// Here and not there: the one who accepts has that for as long as the process lasts.
+    folder: Folder,
+}
 
 impl Drop for FaultyHost {
     fn drop(&mut self) {
-        self.0.over.store(true, Ordering::SeqCst);
+        self.scripted.over.store(true, Ordering::SeqCst);
     }
 }
 
@@ -342,7 +345,6 @@ impl FaultyHost {
             given_up: AtomicUsize::new(0),
             actions: Mutex::default(),
             served: Mutex::default(),
-            folder,
             over: AtomicBool::new(false),
         });
         let all = Arc::clone(&scripted);
@@ -355,27 +357,27 @@ impl FaultyHost {
                 });
             }
         });
-        FaultyHost(scripted)
+        FaultyHost { scripted, folder }
     }
 
     fn address(&self) -> String {
-        format!("unix:{}", self.0.folder.path("host").display())
+        format!("unix:{}", self.folder.path("host").display())
     }
 
     fn failed(&self) -> usize {
-        self.0.failed.load(Ordering::SeqCst)
+        self.scripted.failed.load(Ordering::SeqCst)
     }
 
     fn heal(&self) {
-        self.0.healed.store(true, Ordering::SeqCst);
+        self.scripted.healed.store(true, Ordering::SeqCst);
     }
 
     fn ask(&self, action: &str) {
-        self.0.actions.lock().expect("actions").push(action.to_owned());
+        self.scripted.actions.lock().expect("actions").push(action.to_owned());
     }
 
     fn has_served(&self, request: &str) -> bool {
-        self.0.served.lock().expect("requests").iter().any(|known| known == request)
+        self.scripted.served.lock().expect("requests").iter().any(|known| known == request)
     }
 
     /// Runs the guest in this process, with times that a test has, as long as `meanwhile` takes or until the task is over.
@@ -399,7 +401,7 @@ impl FaultyHost {
         thread::scope(|scope| {
             // In here it is closed also when a check fails, which stops the guest.
             let stopper = stopper;
-            config.exit_with_task = Some(Duration::ZERO).filter(|_| self.0.script != FOREVER);
+            config.exit_with_task = Some(Duration::ZERO).filter(|_| self.scripted.script != FOREVER);
             let guest = scope.spawn(|| metadata::run(&config, stop.as_fd()).expect("threads"));
             meanwhile();
             if config.exit_with_task.is_none() {
@@ -550,14 +552,14 @@ fn a_result_is_told_again_where_that_makes_sense() {
 fn a_reply_that_is_not_taken_stops_no_other_action() {
     for_all_faults(|fault| {
         let host = FaultyHost::start(FOREVER, "reply", fault);
-        let file = host.0.folder.path("file");
+        let file = host.folder.path("file");
         fs::write(&file, Noise::new().bytes(3_000_000)).expect("a file");
         let (ended, time) = host.guest(true, || {
             host.ask(r#"{"id":"L","type":"list-folder","path":"/dev/null"}"#);
             host.ask(&format!(r#"{{"id":"A","type":"get-artifact","path":"{}"}}"#, file.display()));
             host.ask(r#"{"id":"S","type":"exec-shell","command":["touch","/nowhere"]}"#);
             wait_until("all are refused", || host.failed() >= 3);
-            let given_up = || host.0.given_up.load(Ordering::SeqCst);
+            let given_up = || host.scripted.given_up.load(Ordering::SeqCst);
             wait_until("all are given up", || fault != Fault::Silence || given_up() >= 3);
             host.heal();
             host.ask(r#"{"id":"Last","type":"get-artifact","path":"/dev/null"}"#);
@@ -658,7 +660,7 @@ fn what_cannot_be_done_is_not_done_and_nothing_else_happens() {
         wait_until("another one is handled", || host.has_served("replyLast"));
     });
     assert_eq!(ended, Ended::Stopped);
-    let served = host.0.served.lock().expect("requests").clone();
+    let served = host.scripted.served.lock().expect("requests").clone();
     let replies: Vec<_> = served.iter().filter(|request| request.starts_with("reply")).collect();
     assert_eq!(replies.len(), 3, "{replies:?}");
     // A task that no program can be given.
@@ -671,7 +673,7 @@ fn what_cannot_be_done_is_not_done_and_nothing_else_happens() {
 #[test]
 fn actions_that_fail_leave_neither_descriptors_nor_threads() {
     let host = FaultyHost::start(FOREVER, "reply", Fault::Status(403));
-    let file = host.0.folder.path("file");
+    let file = host.folder.path("file");
     fs::write(&file, Noise::new().bytes(100_000)).expect("a file");
     let guest = Guest::start(&host.address(), &[]);
     let ask = |rounds: usize| {
