@@ -4,8 +4,8 @@
 mod support;
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Output, Stdio};
@@ -27,7 +27,7 @@ use lodger::stream::Stream;
 use lodger::sys::fd;
 use lodger::websocket::socket::{Message, Role, Socket};
 
-use support::{Folder, PATIENCE, wait_until};
+use support::{Folder, PATIENCE, descriptors, wait_until};
 
 /// Times that a test can wait for.
 const SHORT: Duration = Duration::from_millis(80);
@@ -755,14 +755,21 @@ impl Host {
         command.args(options).args(["--", "sh", "-c", "true"]).stdout(Stdio::piped()).stderr(stderr);
         let child = command.spawn().expect("a host");
         let host = Host { child, folder };
-        wait_until("the host listens", || host.folder.path("control").exists());
+        // Its file is there before it listens. The connection is gone before a test counts what is open.
+        let mut first = host.connect("control");
+        first.shutdown(Shutdown::Write).expect("a shutdown");
+        assert_eq!(first.read(&mut [0; 1]).expect("an end"), 0);
         host
     }
 
     fn raw(&self) -> UnixStream {
+        self.connect("guest")
+    }
+
+    fn connect(&self, name: &str) -> UnixStream {
         let mut raw = None;
         wait_until("the host accepts", || {
-            raw = UnixStream::connect(self.folder.path("guest")).ok();
+            raw = UnixStream::connect(self.folder.path(name)).ok();
             raw.is_some()
         });
         let raw = raw.expect("a connection");
@@ -971,17 +978,15 @@ fn an_interrupt_kills_the_task_and_makes_it_a_failure() {
     assert_eq!(host.finish().0, Some(1), "without a guest nobody is waited for");
 }
 
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
-}
-
 #[test]
 fn only_the_networks_that_are_given_may_come() {
     for (network, status) in [("10.0.0.0/8", "403 Forbidden"), ("127.0.0.0/8", "200 OK")] {
-        let address = format!("127.0.0.1:{}", free_port());
-        let _host = Host::start(&["--listen", &address, "--from", network, "--from", "::1"]);
-        let mut raw = TcpStream::connect(&address).expect("a connection");
+        let options = ["--listen", "127.0.0.1:0", "--from", network, "--from", "::1"];
+        let mut host = Host::start_saying(&options, Stdio::piped());
+        let (mut said, mut line) = (BufReader::new(host.child.stderr.take().expect("piped")), String::new());
+        said.read_line(&mut line).expect("text");
+        let address = line.trim_end().rsplit(' ').next().expect("an address");
+        let mut raw = TcpStream::connect(address).expect("a connection");
         raw.write_all(b"GET /engine/v1/ping HTTP/1.1\r\nConnection: close\r\n\r\n").expect("a request");
         let mut text = String::new();
         raw.read_to_string(&mut text).expect("a response");
@@ -993,13 +998,16 @@ fn only_the_networks_that_are_given_may_come() {
 #[test]
 fn one_connection_above_the_limit_waits_for_another_to_end() {
     let host = Host::start(&[]);
+    let count = || descriptors(host.child.id());
+    let before = count();
     let mut held: Vec<UnixStream> = (0..CONNECTIONS_MAX).map(|_| host.raw()).collect();
     for guest in &mut held {
         guest.write_all(b"GET /engine/v1/ping HTTP/1.1\r\n\r\n").expect("a ping");
         guest.read_exact(&mut [0; OK.len()]).expect("its thread runs");
         guest.write_all(b"GET /engine/v1/poll HTTP/1.1\r\n\r\n").expect("a poll");
     }
-    support::pause(SHORT);
+    // Its own descriptor and two of a pipe; one that rests, and would make room, has two.
+    wait_until("each waits in its poll", || count() == before + 3 * CONNECTIONS_MAX);
     let mut raw = host.raw();
     raw.write_all(b"GET /engine/v1/ping HTTP/1.1\r\n\r\n").expect("room");
     raw.set_read_timeout(Some(Duration::from_millis(300))).expect("a timeout");
@@ -1062,8 +1070,7 @@ fn an_interrupted_shell_aborts_the_guests() {
 fn a_command_that_went_away_and_many_that_ended_leave_nothing_behind() {
     let host = Host::start(&[]);
     let mut guest = host.guest();
-    let control = format!("/proc/{}/fd", host.child.id());
-    let count = || fs::read_dir(&control).expect("a process").count();
+    let count = || descriptors(host.child.id());
     exchange(&mut guest, "GET", "/engine/v1/ping", &[], b"");
     let before = count();
     // Whoever wanted this is gone before it comes, as the host knows already or finds out: an error for the guest, and no further attempt.
