@@ -330,7 +330,7 @@ fn an_abort_behind_the_exit_waits_no_longer_for_the_reader() {
     // The exit is on its way; nothing here shows when it has arrived.
     pause(Duration::from_secs(1));
     fd::write(order.as_fd(), b"a").expect("an order");
-    pause(Duration::from_millis(100));
+    wait_until("it is over", || running.is_finished());
     let mut all = Vec::new();
     stdout.read_to_end(&mut all).expect("output");
     assert!(matches!(running.join().expect("an end"), Ending::Aborted));

@@ -19,7 +19,7 @@ use std::time::Duration;
 use lodger::sys::{fd, signal};
 
 use service::{Guest, Host, output_within};
-use support::{PATIENCE, pause, wait_until};
+use support::{PATIENCE, catches, pause, wait_until};
 
 /// A host and a guest that do nothing by themselves.
 fn both() -> (Host, Guest) {
@@ -185,6 +185,8 @@ fn a_guest_that_never_stops_talking_does_not_keep_a_shell_from_its_signals() {
             let _ = guest.write_all(&first);
             while !is_over.load(Ordering::SeqCst) && guest.write_all(&flood).is_ok() {}
         });
+        // Its handlers come behind the handshake.
+        wait_until("it catches signals", || catches(child.id(), signal::SIGINT));
         pause(Duration::from_millis(300));
         signal::send(child.id() as i32, signal::SIGINT).expect("a signal");
         let output = output_within(child, Duration::from_secs(10));

@@ -25,7 +25,7 @@ use lodger::stream::Stream;
 use lodger::sys::{fd, signal};
 
 use service::{Host, Process};
-use support::{Folder, PATIENCE, pause, wait_until};
+use support::{Folder, PATIENCE, pause, status, wait_until};
 
 /// A service in this process, and what its callback was called with.
 struct Rig {
@@ -141,11 +141,18 @@ fn a_command_that_was_cancelled_does_not_reach_the_guest() {
     assert_eq!(poll(&mut guest).kind, Kind::ListFolder);
     // A shell whose action is on its way already is refused when the guest comes for it.
     drop(list);
+    // The host's own thread, and that for the guest.
+    let is_alone = || status(host.pid(), "Threads") == 2;
+    wait_until("no command is left", is_alone);
     let cancelled = command(&host, r#"{"do":"shell","command":["rm"]}"#);
     let action = poll(&mut guest);
     assert_eq!(action.kind, Kind::ExecShell);
+    // Until the command waits for the reply, and no longer for the poll.
+    pause(Duration::from_millis(50));
+    let start = Instant::now();
     drop(cancelled);
-    pause(Duration::from_millis(100));
+    wait_until("the host knows", is_alone);
+    assert!(start.elapsed() < Duration::from_secs(15), "it was not the time for a reply that ended it");
     assert!(reply(&mut guest, &action, "", b"").1.contains("UnknownActionId"));
 }
 
