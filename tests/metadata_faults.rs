@@ -390,6 +390,8 @@ impl FaultyHost {
         let ms = Duration::from_millis;
         let mut config = Config::at(&self.address()).expect("an address");
         config.fail_on_lost_log = fail_on_lost_log;
+        // Only there an answer is waited for in vain. Elsewhere a slow machine must not cost the log.
+        let is_silent_log = self.scripted.place == "log" && self.scripted.fault == Fault::Silence;
         config.timers = Timers {
             request: ms(1000),
             retries: 2,
@@ -397,7 +399,7 @@ impl FaultyHost {
             poll: ms(500),
             poll_pause: ms(200),
             handshake: ms(500),
-            log_patience: ms(500),
+            log_patience: if is_silent_log { ms(500) } else { PATIENCE },
             artifact_patience: ms(500),
             ..Timers::default()
         };

@@ -439,7 +439,9 @@ fn an_action_nobody_polls_for_or_replies_to_is_tried_three_times() {
 
 #[test]
 fn a_body_may_take_longer_than_the_timers() {
-    let rig = Rig::with_timers(Timers { reply: SHORT, poll: SHORT, ..Timers::default() });
+    // Time enough to claim the action.
+    let time = Duration::from_secs(1);
+    let rig = Rig::with_timers(Timers { reply: time, poll: time, ..Timers::default() });
     let folder = Folder::new();
     let store = Box::new(fs::File::create(folder.path("file")).expect("a file"));
     let mut poller = rig.raw();
@@ -451,7 +453,7 @@ fn a_body_may_take_longer_than_the_timers() {
     let action = Action::from_json(text.rsplit("\r\n").next().expect("a body")).expect("an action");
     let mut raw = rig.raw();
     write!(raw, "POST /engine/v1/reply?id={} HTTP/1.1\r\nContent-Length: 2\r\n\r\na", action.id).expect("a head");
-    support::pause(4 * SHORT);
+    support::pause(time * 5 / 2);
     raw.write_all(b"b").expect("the end");
     assert!(asked.join().expect("an answer").is_ok());
     assert_eq!(fs::read(folder.path("file")).expect("a file"), b"ab");

@@ -462,7 +462,7 @@ fn connections_that_rest_make_room_for_newer_ones() {
 
 #[test]
 fn a_connection_must_begin_soon_and_a_head_must_end_soon() {
-    let short = Duration::from_millis(80);
+    let short = Duration::from_millis(500);
     let rig = Rig::with_timers(&[], Timers { first: short, head: short, ..Timers::default() });
     let mut silent = rig.connect();
     assert_eq!(silent.read(&mut [0; 1]).expect("an end"), 0);
