@@ -16,17 +16,20 @@ fn with_credit(exec: Exec, credit: u32) -> Exec {
     exec
 }
 
-/// All that comes of a stream until nothing has come for 100 ms.
-fn drain(peer: &mut Peer, id: u32, stream: u32) -> usize {
-    let mut sum = 0;
-    while let Some(item) = peer.receive_within(Duration::from_millis(100)) {
-        if let Ok(Frame::Data { id: of, stream: from, data }) = Frame::decode(&item)
+/// Waits for so many bytes of a stream, and then for 100 ms in which no more of them may come.
+fn receive_exactly(peer: &mut Peer, id: u32, stream: u32, count: usize) {
+    let (mut sum, mut is_silent) = (0, false);
+    while !is_silent {
+        let item = if sum < count { peer.receive() } else { peer.receive_within(Duration::from_millis(100)) };
+        assert!(item.is_some() || sum >= count, "the connection ended after {sum} bytes");
+        is_silent = item.is_none();
+        if let Some(Ok(Frame::Data { id: of, stream: from, data })) = item.as_deref().map(Frame::decode)
             && (of, from) == (id, stream)
         {
             sum += data.len();
         }
     }
-    sum
+    assert_eq!(sum, count);
 }
 
 #[test]
@@ -65,10 +68,10 @@ fn no_more_is_sent_than_was_granted_and_credit_lets_it_go_on() {
     let agent = Agent::start();
     let mut peer = agent.hello();
     peer.send(&Frame::Exec { id: 1, exec: with_credit(exec(&["head", "-c", "300000", "/dev/zero"]), 1000) });
-    assert_eq!(drain(&mut peer, 1, 1), 1000);
+    receive_exactly(&mut peer, 1, 1, 1000);
     for bytes in [1, 70_000, 4096] {
         peer.send(&Frame::Credit { id: 1, stream: 1, bytes });
-        assert_eq!(drain(&mut peer, 1, 1), bytes as usize);
+        receive_exactly(&mut peer, 1, 1, bytes as usize);
     }
     peer.send(&Frame::Credit { id: 1, stream: 1, bytes: u32::MAX });
     let finished = peer.finish(1);
@@ -94,9 +97,12 @@ fn a_stopped_stream_is_not_taken_for_a_silent_one() {
     let agent = Agent::start();
     let mut peer = agent.hello();
     peer.send(&Frame::Exec { id: 1, exec: with_credit(shell("printf 0123456789abcdef; sleep 5 & exit 4"), 10) });
-    assert_eq!(drain(&mut peer, 1, 1), 10);
+    receive_exactly(&mut peer, 1, 1, 10);
     for _ in 0..4 {
-        assert_eq!(peer.receive_within(Duration::from_millis(100)), None, "no exit before the rest is fetched");
+        // What may come is the end of the input, some time behind the output.
+        let item = peer.receive_within(Duration::from_millis(100));
+        let frame = item.as_deref().map(|item| Frame::decode(item).expect("a frame"));
+        assert!(matches!(frame, None | Some(Frame::Eof { stream: 0, .. })), "before the rest is fetched: {frame:?}");
     }
     peer.send(&Frame::Credit { id: 1, stream: 1, bytes: 100 });
     let finished = peer.finish(1);

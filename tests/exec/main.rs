@@ -10,3 +10,12 @@ mod extended;
 mod plain;
 mod start;
 mod terminal;
+
+/// Ends a process with the test, which is that of no client any more.
+struct Left(u32);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let _ = lodger::sys::signal::send(self.0 as i32, lodger::sys::signal::SIGKILL);
+    }
+}

@@ -1,7 +1,9 @@
 //! Programs that cannot be started, and what a started one inherits.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use lodger::wire::exec::Exec;
 use lodger::wire::frame::Frame;
@@ -13,6 +15,16 @@ fn refused(finished: &Finished, text: &str) {
     assert_eq!((finished.frames, finished.errno), (1, 0), "one frame, and nothing that upstream does not know");
 }
 
+/// Writes an executable file. By another process: one that another test starts meanwhile would have it open for writing for a moment, and
+/// it could not be executed for that.
+fn install(path: &Path, content: &[u8]) {
+    let mut command = Command::new("sh");
+    command.args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());
+    let mut writer = command.spawn().expect("a shell");
+    writer.stdin.take().expect("a pipe").write_all(content).expect("it reads");
+    assert!(writer.wait().expect("our child").success());
+}
+
 #[test]
 fn a_start_that_fails_is_told_in_upstreams_words() {
     let agent = Agent::start();
@@ -20,8 +32,7 @@ fn a_start_that_fails_is_told_in_upstreams_words() {
     fs::write(&file, "#!/bin/sh\n").expect("a file");
     let (file, folder) = (file.to_str().expect("text"), agent.folder.0.to_str().expect("text"));
     let garbage = agent.folder.path("garbage");
-    fs::write(&garbage, [0u8; 200]).expect("a file");
-    fs::set_permissions(&garbage, fs::Permissions::from_mode(0o755)).expect("a mode");
+    install(&garbage, &[0; 200]);
     let garbage = garbage.to_str().expect("text");
     let missing = format!("{folder}/missing");
     for (path, text) in [
@@ -46,8 +57,7 @@ fn a_program_of_another_processor_is_an_exec_format_error() {
     let path = agent.folder.path("foreign");
     let mut elf = fs::read("/bin/true").expect("a program");
     elf[18..20].copy_from_slice(&[0x16, 0]); // e_machine: s390.
-    fs::write(&path, elf).expect("a file");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+    install(&path, &elf);
     let path = path.to_str().expect("text");
     refused(&run(&agent, exec(&[path])), &format!("fork/exec {path}: exec format error"));
 }
