@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Client, Shown, assert_bytes};
 use crate::monitor::{Monitor, PING, PONG, TIMEOUT};
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, pause};
 
 const SHORT: Duration = Duration::from_millis(150);
 
@@ -23,7 +23,7 @@ fn assert_times_out(client: &mut Client, since: Instant, what: &[u8]) {
 
 #[test]
 fn what_is_not_complete_in_time_is_104() {
-    let monitor = hasty(SHORT);
+    let mut monitor = hasty(SHORT);
     let requests: [&[u8]; 7] =
         [b"", b" ", b"{", b"{\"Command\":\"agent.ping", b"{\"a\":\"{\"", b"{\"a\":{}", b"{\"a\":\"}"];
     let since = Instant::now();
@@ -32,6 +32,8 @@ fn what_is_not_complete_in_time_is_104() {
         client.write(request).expect("it reads");
         client
     });
+    // Each connection has the deadline that it began with.
+    monitor.settings.request_timeout = PATIENCE;
     assert_bytes(&monitor.ask(PING), PONG, &"a good client meanwhile");
     for (client, request) in clients.iter_mut().zip(requests) {
         assert_times_out(client, since, request);
@@ -98,7 +100,8 @@ fn a_flood_does_not_extend_it() {
 fn a_request_that_comes_late_is_104_though_it_is_whole() {
     let monitor = hasty(SHORT);
     let (since, mut client) = (Instant::now(), monitor.connect());
-    std::thread::sleep(SHORT + Duration::from_millis(50));
+    // The time runs from when the server's thread does.
+    pause(4 * SHORT);
     let written: io::Result<()> = client.write(PING);
     assert!(written.is_ok() || written.is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe));
     assert_times_out(&mut client, since, b"late");

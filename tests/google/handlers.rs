@@ -8,6 +8,7 @@ use lodger::commands::table::Table;
 
 use crate::client::{Shown, assert_bytes};
 use crate::monitor::{Monitor, NO_HANDLER, PING, PONG, REQUEST_MAX};
+use crate::support::pause;
 
 const CALL: &[u8] = br#"{"Command":"x"}"#;
 
@@ -164,9 +165,9 @@ fn a_handler_that_runs_holds_up_neither_calls_nor_changes() {
 #[test]
 fn the_deadline_is_for_reading_alone() {
     let mut monitor = Monitor::of(Table::empty());
-    monitor.settings.request_timeout = Duration::from_millis(50);
+    monitor.settings.request_timeout = Duration::from_secs(1);
     monitor.register("slow", |_| {
-        std::thread::sleep(Duration::from_millis(100));
+        pause(Duration::from_millis(1100));
         Ok(b"in the end".to_vec())
     });
     assert_bytes(&monitor.ask(br#"{"Command":"slow"}"#), b"in the end", &"a handler that outlives the deadline");
