@@ -266,7 +266,7 @@ fn a_shim_that_has_ended_its_direction_gets_the_answer_to_its_signal() {
     assert_eq!(shim.next(), success(SIGNAL));
     shim.ends();
     // One that does not end from it is answered all the same, in time.
-    let (_runtime, mut shim, _) = running(&agent, "other", "trap '' TERM; echo ready; sleep 5");
+    let (_runtime, mut shim, _) = running(&agent, "other", "trap '' TERM; echo ready; sleep 60");
     assert_eq!(shim.line(), "ready");
     shim.send(0, SIGNAL, json!({"signalNumber": 15}).to_string());
     shim.socket.shutdown(Shutdown::Write).expect("it is open");
@@ -279,8 +279,12 @@ fn input_that_was_sent_before_the_client_went_reaches_its_process() {
     let agent = Agent::start();
     // More than may wait, but what the kernel takes of it without anybody who reads.
     let bytes: Vec<u8> = [frame(2, 0, &[b'x'; 8192]).repeat(140), frame(2, 0, b"")].concat();
+    let folder = crate::support::Folder::new();
+    // No process reads before its client has gone.
+    let waiting = |id: &str| format!("until [ -e {} ]; do sleep 0.05; done", folder.path(id).display());
+    let go = |id: &str| std::fs::write(folder.path(id), "").expect("a file");
     for (id, half) in [("half", true), ("whole", false)] {
-        let (_runtime, mut shim, token) = running(&agent, id, "sleep 0.5; wc -c");
+        let (_runtime, mut shim, token) = running(&agent, id, &format!("{}; wc -c", waiting(id)));
         shim.write(&bytes);
         if half {
             shim.socket.shutdown(Shutdown::Write).expect("it is open");
@@ -290,26 +294,28 @@ fn input_that_was_sent_before_the_client_went_reaches_its_process() {
         }
         let mut next = over(&agent);
         next.connect(&token);
+        go(id);
         assert_eq!(next.finish(), (format!("{}\n", 140 * 8192).into_bytes(), Vec::new(), 0), "{id}");
     }
     // Also without another shim.
-    let folder = crate::support::Folder::new();
-    let file = folder.path("alone");
-    let (_runtime, mut shim, token) = running(&agent, "alone", &format!("sleep 0.3; wc -c > {}", file.display()));
+    let file = folder.path("count");
+    let counting = |id: &str| format!("{}; wc -c > {}", waiting(id), file.display());
+    let (_runtime, mut shim, token) = running(&agent, "alone", &counting("alone"));
     shim.write(&bytes);
     drop(shim);
-    let count = |file: &std::path::Path| std::fs::read_to_string(file).unwrap_or_default();
-    wait_until("it has counted", || count(&file) == format!("{}\n", 140 * 8192));
+    go("alone");
+    let count = || std::fs::read_to_string(&file).unwrap_or_default();
+    wait_until("it has counted", || count() == format!("{}\n", 140 * 8192));
     let mut next = over(&agent);
     next.connect(&token);
     assert_eq!(next.next(), exited(0));
     // And when it takes its leave, the process has it too.
-    let file = folder.path("count");
-    let (_runtime, mut shim, _) = running(&agent, "leaves", &format!("sleep 0.5; wc -c > {}", file.display()));
+    let (_runtime, mut shim, _) = running(&agent, "leaves", &counting("leaves"));
     shim.write(&frame(2, 0, &[b'x'; 8192]).repeat(100));
     shim.send(0, DISCONNECT, "");
     shim.ends();
-    wait_until("it has counted", || count(&file) == format!("{}\n", 100 * 8192));
+    go("leaves");
+    wait_until("it has counted", || count() == format!("{}\n", 100 * 8192));
 }
 
 #[test]

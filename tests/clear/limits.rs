@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use lodger::proto::clear::registry::Times;
+use lodger::sys::process::raise_descriptor_limit;
 
 use crate::client::{ATTACH, DISCONNECT, HYPER, Inside, REGISTER, UNREGISTER, over};
 use crate::support::{Agent, status};
@@ -103,6 +104,8 @@ fn a_frame_may_have_so_many_values() {
 
 #[test]
 fn there_may_be_so_many_processes() {
+    // The agent is in this process, whose other tests have descriptors too.
+    raise_descriptor_limit().expect("the hard limit can be reached");
     let agent = Inside::with(Times::default());
     let mut client = agent.client();
     client.register("vm", 0);

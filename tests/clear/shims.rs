@@ -9,7 +9,7 @@ use lodger::proto::clear::registry::Times;
 use crate::client::{
     COMMAND, CONNECT, DISCONNECT, HYPER, Inside, exec_command, exited, failure, over, running, success,
 };
-use crate::support::{Agent, children, pause, wait_until};
+use crate::support::{Agent, children, pause, status, wait_until};
 
 #[test]
 fn a_command_waits_for_its_shim() {
@@ -55,14 +55,16 @@ fn a_runtime_that_goes_while_it_waits_leaves_the_token_free() {
     let agent = Agent::start();
     let mut runtime = over(&agent);
     let token = runtime.register("vm", 1).remove(0);
+    let is_alone = || status(agent.pid(), "Threads") == 2;
+    wait_until("there is nobody else", is_alone);
     let mut other = over(&agent);
     other.attach("vm", 0);
     other.send(COMMAND, HYPER, exec_command(&token, "exit 1").to_string());
     assert!(other.is_silent(Duration::from_millis(100)));
     drop(other);
+    // Until its departure is seen, the token is its: then a shim would be told of the other process.
+    wait_until("its thread has gone", is_alone);
     let mut shim = over(&agent);
-    // Until the other one's departure is seen, the token is its: then its shim would be told of the other process.
-    pause(Duration::from_millis(50));
     shim.connect(&token);
     runtime.exec(&token, "exit 2");
     assert_eq!(shim.next(), exited(2));
@@ -116,8 +118,8 @@ fn a_process_ends_when_its_shim_does_not_come_back() {
     shim.connect(&token);
     runtime.exec(&token, "echo $$; exec sleep 60");
     let pid: u32 = shim.line().parse().expect("a number");
-    drop(shim);
     let start = Instant::now();
+    drop(shim);
     wait_until("it is ended", || !children(std::process::id()).contains(&pid));
     assert!(start.elapsed() >= Duration::from_millis(250));
     runtime.refused(CONNECT, json!({"token": token}), &format!("token already claimed: {token}"));
