@@ -83,7 +83,7 @@ fn the_list_says_what_a_process_is() {
     let pid = child.0.id();
     // The shell is there before it has become one.
     wait_until("it is a shell", || {
-        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| !name.starts_with("commands"))
+        fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| words.starts_with(b"sh\0"))
     });
     let answer = call(&agent, "process.list", json!({}));
     assert_eq!((&answer["Status"], &answer["truncated"]), (&json!(0), &json!(false)));

@@ -210,7 +210,9 @@ fn static_binary() -> Option<PathBuf> {
 fn a_folder_without_anything_in_it_is_described_all_the_same_as_root() {
     let Some(binary) = static_binary() else { return };
     let folder = Folder::new();
-    fs::copy(binary, folder.path("lodger")).expect("a copy");
+    // By another process: one that another test starts meanwhile would have the file open for writing, and it could not be executed.
+    let copied = Command::new("cp").arg(binary).arg(folder.path("lodger")).status();
+    assert!(copied.expect("cp(1)").success());
     fs::set_permissions(folder.path("lodger"), fs::Permissions::from_mode(0o755)).expect("its mode");
     let mut command = Command::new("chroot");
     command.arg(&folder.0).args(["/lodger", "serve", "--listen", "unix:/agent.sock"]).stdin(Stdio::null());

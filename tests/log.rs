@@ -130,8 +130,9 @@ fn a_slow_reader_of_stderr_loses_nothing() {
     let reading = thread::spawn(move || {
         let mut text = String::new();
         while text.matches('\n').count() < COUNT {
-            // As a serial line of 10 KB/s.
-            let mut piece = [0; 200];
+            // As a serial line of 40 KB/s. A pipe of one page takes more only when it is empty: that is a tenth of the second that the
+            // agent waits for.
+            let mut piece = [0; 800];
             let count = stderr.read(&mut piece).expect("more");
             assert!(count > 0, "the end, behind {text}");
             text.push_str(std::str::from_utf8(&piece[..count]).expect("text"));
