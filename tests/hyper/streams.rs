@@ -1,5 +1,6 @@
 //! Input and output of several programs on one channel.
 
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use lodger::proto::hyper::tty::{MESSAGE_MAX, STDIN_MAX, STUCK_PATIENCE};
 
 use crate::rig::{Agent, Tty, tty_message};
+use crate::support::{children, pause, wait_until};
 
 #[test]
 fn input_ends_with_an_empty_message_and_unknown_numbers_are_dropped() {
@@ -178,11 +180,26 @@ fn the_input_of_all_programs_together_has_a_limit() {
     assert_eq!(tty.finish(10), 137);
 }
 
+/// Waits until a program cannot write any more, because everything behind it is full.
+fn wait_until_it_is_stuck(pid: u32) {
+    let written = || {
+        let counts = fs::read_to_string(format!("/proc/{pid}/io")).expect("it is there");
+        counts.lines().find_map(|line| line.strip_prefix("wchar: ")?.parse::<u64>().ok()).expect("a number")
+    };
+    wait_until("it writes no more", || {
+        let before = written();
+        pause(Duration::from_millis(300));
+        // More than its pipe holds: somebody has read of it.
+        before > 64 << 10 && written() == before
+    });
+}
+
 #[test]
 fn programs_whose_ends_nobody_reads_are_no_more_than_may_run() {
     let agent = Agent::start();
     let (mut ctl, mut tty) = agent.both();
     ctl.execute(3, &["head", "-c", "10000000", "/dev/zero"]);
+    wait_until_it_is_stuck(children(agent.child.id())[0]);
     let mut started = Vec::new();
     let mut start_more = || {
         let before = started.len();
