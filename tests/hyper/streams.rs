@@ -130,7 +130,7 @@ fn a_program_alone_may_take_its_time_with_its_input() {
     let agent = Agent::start();
     let (mut ctl, mut tty) = agent.both();
     // One that has closed its input holds up nobody either.
-    ctl.shell(5, "exec <&-; sleep 1000");
+    ctl.shell(5, "exec <&-; exec sleep 1000");
     let rounds = 2 * STDIN_MAX / 10_000;
     ctl.shell(3, &format!("sleep {}; wc -c", STUCK_PATIENCE.as_secs() + 2));
     let writer = overfill(&tty, 3, rounds);
@@ -145,7 +145,7 @@ fn a_program_alone_may_take_its_time_with_its_input() {
 fn a_program_that_never_reads_is_hung_up_when_others_wait() {
     let agent = Agent::start();
     let (mut ctl, mut tty) = agent.both();
-    ctl.shell(3, "sleep 1000");
+    ctl.shell(3, "exec sleep 1000");
     ctl.execute(5, &["cat"]);
     let start = Instant::now();
     overfill(&tty, 3, 2 * STDIN_MAX / 10_000).join().expect("all is written");
@@ -162,7 +162,7 @@ fn the_input_of_all_programs_together_has_a_limit() {
     let (mut ctl, mut tty) = agent.both();
     let numbers: Vec<u64> = (10..130).step_by(2).collect();
     for number in &numbers {
-        ctl.shell(*number, "sleep 1000");
+        ctl.shell(*number, "exec sleep 1000");
     }
     tty.socket.set_write_timeout(Some(Duration::from_millis(500))).expect("a time-out");
     let (mut sent, message) = (0, [b'x'; 50_000]);
