@@ -141,6 +141,7 @@ fn a_slow_reader_of_stderr_loses_nothing() {
         text
     });
     provoke(&agent, COUNT);
+    wait_until("all has come", || reading.is_finished());
     let mut told = Told::default();
     let text = reading.join().expect("it reads");
     text.split_inclusive('\n').for_each(|line| told.add(line));
