@@ -126,8 +126,9 @@ fn an_agent_that_is_killed_comes_back() {
 #[test]
 fn orphans_are_buried() {
     let Some(lodger) = lodger("orphans_are_buried") else { return };
-    let script = "i=0; while [ $i -lt 500 ]; do (sh -c : &); i=$((i+1)); done; sleep 1; \
-                  grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l";
+    let script = "i=0; while [ $i -lt 500 ]; do (sh -c : &); i=$((i+1)); done; \
+                  zombies() { grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | wc -l; }; \
+                  for i in $(seq 20); do sleep 1; [ $(zombies) = 0 ] && break; done; zombies";
     let output = run(&mut vm(&lodger, &["--busybox"], &["sh", "-c", script]));
     assert_eq!(text(&output.stdout).trim(), "0", "zombies; {}", text(&output.stderr));
 }

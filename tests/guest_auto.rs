@@ -10,14 +10,14 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use guest::{Client, kernel, run, text};
+use guest::{Client, hear_ready, kernel, patience, run, text, wait_for_guest};
 use support::{Folder, wait_until};
 
 /// The drivers of every way in.
@@ -84,10 +84,12 @@ const MACHINES: [Machine; 9] = [
         opened: "/dev/ttyS0 /dev/vport",
         check: console_is_text,
     },
+    // vhost-device-vsock 0.3.0 ends the thread of its queues when a host connects while the guest's driver sets them up, and every later
+    // connection hangs. So a guest with no other way in says itself that its driver is there, and no host connects before.
     Machine {
         name: "a vsock",
         devices: &[FIRST_UART_TO_FILE, VSOCK],
-        append: "console=ttyS0",
+        append: "console=ttyS0 vmm.notify_socket=vsock:2:9999",
         ways: &["hvsock:DIR/vsock:1074"],
         opened: "/dev/ttyS0",
         check: console_is_text,
@@ -132,6 +134,7 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 sleep 1000 < /dev/ttyS1 > /dev/null 2>&1 &
+until readlink /proc/$!/fd/0 | grep -q ttyS1; do usleep 10000; done
 exec /bin/lodger serve --listen auto
 ";
 
@@ -140,6 +143,8 @@ struct Guest {
     lodger: PathBuf,
     folder: Folder,
     machine: &'static Machine,
+    /// Where it says that it is ready, if it was told to.
+    ready: Option<UnixListener>,
     _qemu: Client,
     _device: Option<Client>,
 }
@@ -148,6 +153,8 @@ impl Guest {
     fn boot(lodger: &Path, archive: &Path, vsock: &Path, machine: &'static Machine) -> Guest {
         let folder = Folder::new();
         let here = |text: &str| text.replace("DIR", &folder.0.display().to_string());
+        let says_ready = machine.append.contains("notify_socket");
+        let ready = says_ready.then(|| UnixListener::bind(folder.path("vsock_9999")).expect("a socket"));
         let device = machine.devices.contains(&VSOCK).then(|| {
             let mut command = Command::new(vsock);
             command.args(["--vm", &here("guest-cid=4,uds-path=DIR/vsock,socket=DIR/device")]);
@@ -163,7 +170,7 @@ impl Guest {
         qemu.arg("-kernel").arg(kernel()).arg("-initrd").arg(archive);
         qemu.arg("-append").arg(format!("panic=-1 cryptomgr.notests {}", machine.append));
         let qemu = Client(qemu.stdin(Stdio::null()).spawn().expect("QEMU starts"));
-        Guest { lodger: lodger.to_owned(), folder, machine, _qemu: qemu, _device: device }
+        Guest { lodger: lodger.to_owned(), folder, machine, ready, _qemu: qemu, _device: device }
     }
 
     fn ways(&self) -> Vec<String> {
@@ -174,7 +181,7 @@ impl Guest {
     fn shell(&self, way: &str, script: &str) -> String {
         let script = format!("{script}\nexit 7");
         let mut command = Command::new(&self.lodger);
-        command.args(["exec", "--wait", "30", "--to", way, "--", "sh", "-c", &script]).stdin(Stdio::null());
+        command.args(["exec", "--wait", &patience(), "--to", way, "--", "sh", "-c", &script]).stdin(Stdio::null());
         let output = run(&mut command);
         let said = format!("{way}: {}", text(&output.stderr));
         assert_eq!(output.status.code(), Some(7), "{said}\n{}", self.console());
@@ -235,12 +242,21 @@ fn look_at(lodger: &Path, archive: &Path, vsock: &Path, machine: &'static Machin
     let start = Instant::now();
     let guest = Guest::boot(lodger, archive, vsock, machine);
     let ways = guest.ways();
+    if let Some(ready) = &guest.ready {
+        hear_ready(ready, || ());
+    }
     assert_eq!(guest.shell(&ways[0], "echo $((6 * 7))"), "42\n");
     let reached = start.elapsed();
     // The agent is the shell's parent. The path of a port has numbers that do not matter.
     let script = "for fd in /proc/$PPID/fd/*; do readlink $fd; done | grep -E '^/dev/(tty|hvc|vport)' \\
         | sed 's/vport.*/vport/' | sort -u";
-    assert_eq!(guest.shell(&ways[0], script).trim().replace('\n', " "), machine.opened);
+    // Ports come one after the other, on a busy machine seconds later, and the agent looks for them again and again.
+    let mut opened = String::new();
+    wait_for_guest("the agent has found every way", || {
+        opened = guest.shell(&ways[0], script).trim().replace('\n', " ");
+        opened.len() >= machine.opened.len()
+    });
+    assert_eq!(opened, machine.opened);
     (machine.check)(&guest);
     let Machine { name, .. } = machine;
     let (reached, all) = (reached.as_secs_f32(), start.elapsed().as_secs_f32());

@@ -8,15 +8,17 @@ mod guest;
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+#[cfg(feature = "clear")]
+use std::io::Read;
+use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
-use guest::{Client, run, text};
+use guest::{Client, run, text, wait_for_guest};
 use lodger::mkinitramfs::Image;
-use support::{Folder, PATIENCE, wait_until};
+use support::{Folder, wait_until};
 
 /// The guest's drivers: the bus, the device, and the way from the guest to itself.
 const MODULES: [&str; 3] = ["virtio_pci", "vmw_vsock_virtio_transport", "vsock_loopback"];
@@ -79,19 +81,7 @@ impl Guest {
 
     /// What the guest says when it is ready.
     fn wait_until_ready(&self) -> String {
-        self.ready.set_nonblocking(true).expect("a socket");
-        let mut socket = None;
-        wait_until("the guest is ready", || {
-            socket = self.ready.accept().ok();
-            assert!(socket.is_some() || !self.has_ended(), "it has ended: {}", self.console());
-            socket.is_some()
-        });
-        let (mut socket, _) = socket.expect("waited for");
-        socket.set_nonblocking(false).expect("a socket");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-        let mut message = String::new();
-        socket.read_to_string(&mut message).expect("a message up to its end");
-        message
+        guest::hear_ready(&self.ready, || assert!(!self.has_ended(), "it has ended: {}", self.console()))
     }
 
     fn address(&self, port: u32) -> String {
@@ -185,7 +175,7 @@ struct ClearClient(std::os::unix::net::UnixStream);
 impl ClearClient {
     fn new(guest: &Guest, port: u32) -> ClearClient {
         let mut socket = std::os::unix::net::UnixStream::connect(guest.folder.path("vm.vsock")).expect("the device");
-        socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        socket.set_read_timeout(Some(guest::GUEST_PATIENCE)).expect("a time-out");
         writeln!(socket, "CONNECT {port}").expect("it reads");
         let mut byte = [0];
         while byte != *b"\n" {
@@ -271,7 +261,7 @@ fn runtimes_and_shims_of_clear_containers_run_programs_in_a_guest() {
     tty.read_exact(&mut said).expect("output, end and exit code");
     assert_eq!(said, expected);
     assert_eq!(runtime.done(3, r#"{"hyperName":"destroypod"}"#), "");
-    wait_until("the guest ends", || guest.has_ended());
+    wait_for_guest("the guest ends", || guest.has_ended());
 }
 
 #[test]
@@ -294,7 +284,10 @@ fn a_guest_reaches_its_own_agent_and_only_those_that_are_named_may_connect() {
     let mut command = guest.command(1024, &["exec", "--", "sh", "-c", script]);
     let others = Client(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("a client"));
     let from_host = |port: u32| run(&mut guest.command(port, &["exec", "--", "echo", "host"]));
-    wait_until("the third agent serves everybody", || from_host(2002).status.success());
+    wait_for_guest("the third agent serves everybody", || from_host(2002).status.success());
+    wait_for_guest("the second agent serves the host", || from_host(2001).status.success());
+    // Who may not connect learns that somebody listens.
+    wait_for_guest("the first agent is there", || !text(&from_host(2000).stderr).contains("nobody listens"));
     let from_guest =
         |port: u32| text(&guest.shell(&format!("/bin/lodger exec --to vsock:1:{port} -- echo guest")).stdout);
     let reached = [2000, 2001, 2002].map(|port| (text(&from_host(port).stdout), from_guest(port)));
@@ -329,7 +322,7 @@ fn a_transport_that_is_reset_ends_sessions_and_the_agent_listens_on() {
     let mut command = guest.command(1024, &["exec", "--", "sh", "-c", "echo $$ > /tmp/sleeper; exec sleep 1000"]);
     let _sleeper = Client(command.stderr(Stdio::null()).spawn().expect("a client"));
     let sleeps = || guest.shell("kill -0 $(cat /tmp/sleeper)").status.success();
-    wait_until("the program runs", sleeps);
+    wait_for_guest("the program runs", sleeps);
     let driver = |script: &str| {
         let script = format!("cd /sys/bus/virtio/drivers/vmw_vsock_virtio_transport; {script}");
         let words = ["exec", "--to", &format!("port:{port}"), "--", "sh", "-c", &script];
@@ -348,7 +341,7 @@ fn an_agent_in_a_guest_without_the_driver_says_what_is_missing() {
     let Some(programs) = programs("an_agent_in_a_guest_without_the_driver_says_what_is_missing") else { return };
     let guest = Guest::boot(programs, &["virtio_pci"], "lodger.listen=vsock:1024", &[]);
     let why = "listen on vsock:1024: address family not supported by protocol; this kernel has no vsock, or its module is not loaded";
-    wait_until("the console says so", || guest.console().contains(why));
+    wait_for_guest("the console says so", || guest.console().contains(why));
     // Process 1 tries again, later and later.
-    wait_until("the agent is started again", || guest.console().matches(why).count() > 2);
+    wait_for_guest("the agent is started again", || guest.console().matches(why).count() > 2);
 }

@@ -2,14 +2,23 @@
 #![allow(dead_code)] // Each test file uses its own part of this.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::lives;
 
-/// Longest time for one guest's whole life; the usual one is 2 to 3 s.
-pub const GUEST_PATIENCE: &str = "100";
+/// Longest time for one guest's whole life; the usual one is 2 to 3 s. Without KVM, on a machine with eight other things to do, 13 s go by
+/// before its agent answers.
+pub const GUEST_PATIENCE: Duration = Duration::from_secs(100);
+
+/// The same as an option's value.
+pub fn patience() -> String {
+    GUEST_PATIENCE.as_secs().to_string()
+}
 
 /// The static binary, and that everything else is there; `None` when the test must be skipped.
 pub fn lodger(test: &str) -> Option<PathBuf> {
@@ -42,7 +51,7 @@ pub fn lodger(test: &str) -> Option<PathBuf> {
 /// `lodger vm` with these options, which runs these words.
 pub fn vm(lodger: &Path, options: &[&str], words: &[&str]) -> Command {
     let mut command = Command::new(lodger);
-    command.args(["vm", "-q", "--timeout", GUEST_PATIENCE]).args(options).arg("--").args(words);
+    command.args(["vm", "-q", "--timeout", &patience(), "--wait", &patience()]).args(options).arg("--").args(words);
     command.stdin(Stdio::null());
     command
 }
@@ -57,6 +66,34 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// Waits until `condition`, which a guest has to bring about, holds, or the test has failed.
+pub fn wait_for_guest(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + GUEST_PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "in vain waited until {what}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// What a guest says here when it is ready. `look` fails the test when none of it is left to wait for.
+pub fn hear_ready(listener: &UnixListener, look: impl Fn()) -> String {
+    listener.set_nonblocking(true).expect("a socket");
+    let mut socket = None;
+    wait_for_guest("the guest is ready", || {
+        socket = listener.accept().ok();
+        if socket.is_none() {
+            look();
+        }
+        socket.is_some()
+    });
+    let (mut socket, _) = socket.expect("waited for");
+    socket.set_nonblocking(false).expect("a socket");
+    socket.set_read_timeout(Some(GUEST_PATIENCE)).expect("a time-out");
+    let mut message = String::new();
+    socket.read_to_string(&mut message).expect("a message up to its end");
+    message
+}
+
 /// A guest that stays, until it is dropped.
 pub struct Kept {
     pub lodger: PathBuf,
@@ -67,7 +104,7 @@ pub struct Kept {
 impl Kept {
     pub fn start(lodger: &Path, options: &[&str]) -> Kept {
         let mut command = Command::new(lodger);
-        command.args(["vm", "-q", "--keep"]).args(options).stdin(Stdio::null());
+        command.args(["vm", "-q", "--keep", "--wait", &patience()]).args(options).stdin(Stdio::null());
         let output = run(&mut command);
         let said = text(&output.stderr);
         assert!(output.status.success(), "{said}");
