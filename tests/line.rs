@@ -116,36 +116,48 @@ fn a_socket_serves_one_client_after_the_other_and_loses_what_comes_between() {
 
 #[test]
 fn a_paced_line_has_its_rate_each_way_and_hardly_needs_a_processor() {
-    let rate = 40_000;
-    let line = Line::start(Weather::paced(rate));
+    // A line whose thread gets no processor never makes up for that, so it may have up to three attempts on a busy machine.
+    for attempt in 1.. {
+        let (seconds, ticks) = run_at_40_000_bytes_a_second();
+        // However busy the machine is: a line that is too fast is wrong.
+        assert!(seconds.iter().all(|seconds| *seconds >= 1.8), "{seconds:?} s for 2 s of bytes");
+        let in_time = seconds.iter().all(|seconds| *seconds < 2.2);
+        if in_time && ticks <= 20 {
+            return;
+        }
+        assert!(attempt < 3, "{seconds:?} s for 2 s of bytes, {ticks} ticks of 10 ms");
+    }
+}
+
+/// How long 80,000 bytes take each way, and the clock ticks of the line's thread meanwhile.
+fn run_at_40_000_bytes_a_second() -> ([f64; 2], u64) {
+    let line = Line::start(Weather::paced(40_000));
     let (guest, host) = (open(&line.guest), open(&line.host));
-    // A thread's times are in /proc under its name.
-    let ticks = || {
-        let tasks = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
-        let stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
-        let fields = |stat: String| stat.rsplit_once(") ").expect("fields").1.to_owned();
-        let own = stats.filter(|stat| stat.contains("(line)")).map(fields);
-        own.flat_map(|stat| stat.split(' ').skip(11).take(2).filter_map(|n| n.parse().ok()).collect::<Vec<u64>>())
-            .sum::<u64>()
-    };
     let sent = bytes(3, 80_000);
+    let start = Instant::now();
     let writers = [&host, &guest].map(|end| write_all(end.try_clone().expect("a descriptor"), &sent));
-    let (before, start) = (ticks(), Instant::now());
     let readers = [guest, host].map(|mut end| {
         thread::spawn(move || {
             let all = read_exactly(&mut end, 80_000);
             (all, start.elapsed().as_secs_f64())
         })
     });
-    for reader in readers {
+    let seconds = readers.map(|reader| {
         let (all, seconds) = reader.join().expect("it all came");
         assert!(all == sent);
-        assert!((1.8..2.2).contains(&seconds), "{seconds} s for 2 s of bytes");
-    }
+        seconds
+    });
     writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
-    // Other tests of this file have lines as well.
-    let used = ticks() - before;
-    assert!(used <= 20, "{used} ticks of 10 ms in 2 s");
+    (seconds, ticks(line.thread_name()))
+}
+
+/// Clock ticks that the thread of this name has used so far, in user and kernel mode.
+fn ticks(name: &str) -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("threads").flatten();
+    let mut stats = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("stat")).ok());
+    let own = stats.find(|stat| stat.contains(&format!("({name})"))).expect("the thread lives");
+    let (_, fields) = own.rsplit_once(") ").expect("fields");
+    fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
 }
 
 #[test]
