@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::client::Running;
 use crate::line::Weather;
 use crate::rig::{Rig, wait_for};
-use crate::support::{children, descriptors, wait_until};
+use crate::support::wait_until;
 use crate::weather::Dice;
 
 const ROUNDS: u64 = 100;
@@ -42,8 +42,8 @@ fn next(rig: &Rig, what: &str) -> Duration {
 
 fn killed_clients(weather: Weather, seed: u64, rounds: u64) {
     let rig = Rig::start(weather);
+    let (before, mut dice, mut total) = (rig.numbers_at_first(), Dice::new(seed), Duration::ZERO);
     next(&rig, "first");
-    let (before, mut dice, mut total) = (rig.settled(), Dice::new(seed), Duration::ZERO);
     for round in 0..rounds {
         let script = SCRIPTS[dice.below(5) as usize];
         let after = Duration::from_micros(dice.below(60_000));
@@ -51,12 +51,8 @@ fn killed_clients(weather: Weather, seed: u64, rounds: u64) {
         total += next(&rig, &format!("seed {seed}: round {round}: {script} for {after:?}"));
     }
     assert!(total / (rounds as u32) < NEXT_MEAN, "seed {seed}: {total:?} for {rounds} commands");
-    let after = rig.settled();
     // The last channel of a client that has left may stay half open until the next one comes, or half a minute.
-    assert!(
-        after.0 <= before.0 + 1 && after.1 == before.1,
-        "seed {seed}: descriptors and threads: {before:?}, {after:?}"
-    );
+    rig.wait_until_left_with((before.0 + 1, before.1));
 }
 
 #[test]
@@ -82,8 +78,8 @@ fn the_next_command_works_after_a_client_was_killed_on_a_socket() {
 #[test]
 fn two_clients_that_are_killed_in_a_row_leave_nothing() {
     let rig = Rig::start(Weather::clear());
+    let before = rig.numbers_at_first();
     next(&rig, "first");
-    let before = rig.settled();
     let mut dice = Dice::new(4);
     for round in 0..20 {
         for _ in 0..1 + dice.below(3) {
@@ -91,7 +87,7 @@ fn two_clients_that_are_killed_in_a_row_leave_nothing() {
         }
         next(&rig, &format!("round {round}"));
     }
-    wait_until("nothing is left", || children(rig.agent()).is_empty() && descriptors(rig.agent()) <= before.0 + 1);
+    rig.wait_until_left_with((before.0 + 1, before.1));
 }
 
 #[test]
