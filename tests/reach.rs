@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use lodger::sys::fd::{READ, wait_for};
 use lodger::sys::signal::{self, SIGINT, SIGKILL, SIGTERM};
 use lodger::sys::tty;
+use lodger::wire::file::FileResponse;
 use lodger::wire::frame::{Frame, Hello};
 
 use client::{Running, lodger, read_until, run};
@@ -61,29 +62,56 @@ fn ping_shows_every_answer_and_sums_up() {
 
 #[test]
 fn ping_goes_on_until_it_is_interrupted() {
-    let mut ping = Running::start(lodger(["ping", "-i", "0.02"]));
-    let mut stdout = ping.stdout();
-    read_until(&mut stdout, "seq=3 time=");
-    ping.signal(SIGINT);
-    read_until(&mut stdout, " 0% lost\nmin/median/max = ");
-    ping.finish().good();
+    let interrupted = |interval: &str, answer: &str| {
+        let mut ping = Running::start(lodger(["ping", "-i", interval]));
+        let mut stdout = ping.stdout();
+        read_until(&mut stdout, answer);
+        ping.signal(SIGINT);
+        read_until(&mut stdout, "% lost\nmin/median/max = ");
+        ping.finish()
+    };
+    // The interrupt may come between a question and its answer; where it cannot, nothing is lost.
+    let code = interrupted("0.02", "seq=3 time=").code;
+    assert!(matches!(code, Some(0 | 1)), "{code:?}");
+    interrupted("1000", "seq=1 time=").good();
 }
 
 #[test]
 fn ping_tells_of_an_agent_that_is_lost_and_of_one_that_is_silent() {
-    for (number, answer, lost) in [(SIGKILL, "the agent closed the connection", 1), (signal::SIGSTOP, "", 0)] {
-        let agent = Agent::start();
-        let mut ping = Running::start(lodger(["ping", "--to", &agent.address(), "-i", "0.05"]));
-        let mut stdout = ping.stdout();
-        read_until(&mut stdout, "seq=2 time=");
-        signal::send(agent.pid() as i32, number).expect("the agent is there");
-        if lost == 0 {
-            pause(Duration::from_millis(200));
-            ping.signal(SIGINT);
+    let agent = Agent::start();
+    // No second question, which an agent that has read it might leave unanswered, or not have read.
+    let mut ping = Running::start(lodger(["ping", "--to", &agent.address(), "-i", "1000"]));
+    let mut stdout = ping.stdout();
+    read_until(&mut stdout, "seq=1 time=");
+    signal::send(agent.pid() as i32, SIGKILL).expect("the agent is there");
+    read_until(&mut stdout, "\n1 sent, 1 answered, 0% lost\nmin/median/max = ");
+    ping.finish().bad(1, &["the agent closed the connection"]);
+
+    // One that hears the second question, and says nothing more.
+    let folder = Folder::new();
+    let socket = UnixListener::bind(folder.path("agent")).expect("a socket");
+    let address = format!("unix:{}", folder.path("agent").display());
+    let mut ping = Running::start(lodger(["ping", "--to", &address, "-i", "0.05"]));
+    let mut agent = Peer::new(socket.accept().expect("a client").0);
+    let mut hears = |number: u64| loop {
+        let item = agent.receive().expect("a frame");
+        match Frame::decode(&item).expect("the client speaks our language") {
+            Frame::Hello(Hello { mark, .. }) => {
+                agent.send(&Frame::Hello(Hello { revision: 1, program: "silent".into(), mark, ..Hello::default() }));
+            }
+            Frame::FileOp(request) if number == 1 => {
+                let answer = FileResponse { id: request.id, ..FileResponse::default() };
+                break agent.send(&Frame::FileResp(answer));
+            }
+            Frame::FileOp(_) => break,
+            _ => {}
         }
-        read_until(&mut stdout, "% lost\nmin/median/max = ");
-        ping.finish().bad(1, &[answer]);
-    }
+    };
+    hears(1);
+    hears(2);
+    ping.signal(SIGINT);
+    read_until(&mut ping.stdout(), "% lost\nmin/median/max = ");
+    ping.finish().bad(1, &[]);
 }
 
 #[test]
@@ -213,12 +241,14 @@ fn a_line_that_is_away_costs_the_agent_one_wake_up_a_second() {
     drop((master, slave));
     let agents = [opened, agent_at(&format!("port:{}", folder.path("line").display())), agent_at("port:/dev/null")];
     pause(Duration::from_millis(1500));
+    let start = Instant::now();
     let before = agents.each_ref().map(|agent| wake_ups(agent.pid()));
     pause(Duration::from_secs(3));
     for (agent, before) in agents.iter().zip(before) {
         let woken = wake_ups(agent.pid()) - before;
+        let seconds = start.elapsed().as_secs();
         // One more where the count begins or ends, and one for a busy machine.
-        assert!(woken <= 5, "{woken} wake-ups in 3 s");
+        assert!(woken <= seconds + 2, "{woken} wake-ups in {seconds} s");
     }
 }
 
