@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use lodger::sys::file;
 use lodger::sys::unix as socket;
 use lodger::transport::unix::{self, Listener};
 
-use support::Folder;
+use support::{Folder, wait_until};
 
 /// Somebody else's group; only root may give files to it.
 const GROUP: u32 = 4242;
@@ -85,7 +85,7 @@ fn nobody_ever_sees_wider_rights_than_asked() {
         if group.is_some() && !is_root() {
             continue;
         }
-        let end = AtomicBool::new(false);
+        let (end, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
         let seen = thread::scope(|scope| {
             let watcher = scope.spawn(|| {
                 let mut seen = Vec::new();
@@ -96,6 +96,7 @@ fn nobody_ever_sees_wider_rights_than_asked() {
                             seen.push(state);
                         }
                     }
+                    looks.fetch_add(1, Ordering::Relaxed);
                 }
                 seen
             });
@@ -105,7 +106,9 @@ fn nobody_ever_sees_wider_rights_than_asked() {
                 }
                 // At least the last one stays until it has been seen.
                 let _last = Listener::open(&path, wanted, group).expect("a listener");
-                thread::sleep(std::time::Duration::from_millis(50));
+                // The first of two looks may have begun before it was there.
+                let before = looks.load(Ordering::Relaxed);
+                wait_until("it has been seen", || looks.load(Ordering::Relaxed) >= before + 2);
                 end.store(true, Ordering::Relaxed);
             });
             watcher.join().expect("the watcher ends")
@@ -262,6 +265,7 @@ fn a_path_at_the_limit_works_and_a_longer_one_is_refused_with_the_limit() {
 
 #[test]
 fn a_listener_without_room_is_given_up_and_one_with_room_again_is_not() {
+    let _alone = alone();
     let folder = Folder::new();
     let path = folder.path("full");
     let listener = UnixListener::bind(&path).expect("a socket");
