@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_port_is_found_by_its_name() {
-        let class = std::env::temp_dir().join(format!("lodger-ports-{}", std::process::id()));
+        let class = std::env::temp_dir().join(format!("lodger-auto-ports-{}", std::process::id()));
         for (device, name) in [("vport0p1", "org.qemu.guest_agent.0\n"), ("vport2p3", "org.lodger.0\n")] {
             fs::create_dir_all(class.join(device)).expect("a folder");
             fs::write(class.join(device).join("name"), name).expect("a file");

@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_port_is_found_by_its_name() {
-        let class = std::env::temp_dir().join(format!("lodger-ports-{}", std::process::id()));
+        let class = std::env::temp_dir().join(format!("lodger-named-ports-{}", std::process::id()));
         for (device, name) in [("vport1p2", "org.lodger.0\n"), ("vport0p1", "com.redhat.spice.0\n"), ("vport0p3", "")] {
             fs::create_dir_all(class.join(device)).expect("a folder");
             fs::write(class.join(device).join("name"), name).expect("a name");
