@@ -176,7 +176,8 @@ impl ClearClient {
     fn new(guest: &Guest, port: u32) -> ClearClient {
         let mut socket = std::os::unix::net::UnixStream::connect(guest.folder.path("vm.vsock")).expect("the device");
         socket.set_read_timeout(Some(guest::GUEST_PATIENCE)).expect("a time-out");
-        writeln!(socket, "CONNECT {port}").expect("it reads");
+        // In one piece: the device reads once, and closes when that is not all.
+        socket.write_all(format!("CONNECT {port}\n").as_bytes()).expect("it reads");
         let mut byte = [0];
         while byte != *b"\n" {
             socket.read_exact(&mut byte).expect("the device says OK");
