@@ -14,10 +14,10 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use guest::{Client, kernel, lodger, run, text};
+use guest::{Client, GUEST_PATIENCE, kernel, lodger, run, text};
 use rig::{ACK, Ctl, Tty, ctl_message, tty_message};
 use serde_json::json;
-use support::{Folder, pause, wait_until};
+use support::{Folder, PATIENCE, pause, wait_until};
 
 /// A guest with both ports; ended with the test.
 struct Guest {
@@ -82,7 +82,11 @@ impl Guest {
     }
 
     fn both(&self) -> (Ctl, Tty) {
-        (Ctl::new(&self.folder.path("ctl")), Tty::new(&self.folder.path("tty")))
+        let mut ctl = Ctl::open(&self.folder.path("ctl"));
+        ctl.socket.set_read_timeout(Some(GUEST_PATIENCE)).expect("a time-out");
+        assert_eq!(ctl.receive(), Some((8, Vec::new())), "READY");
+        ctl.socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        (ctl, Tty::new(&self.folder.path("tty")))
     }
 }
 
@@ -139,7 +143,7 @@ fn hosts_of_hyperstart_run_programs_on_its_ports_and_end_the_guest() {
     for _ in 0..3 {
         drop((ctl, tty));
         // The kernel of a guest does not tell of a host that goes and comes in one moment.
-        pause(Duration::from_millis(300));
+        pause(Duration::from_secs(1));
         (ctl, tty) = guest.both();
     }
     ctl.shell(3, "until [ -e /root/hung-up ]; do sleep 1; done; echo it was");
