@@ -144,3 +144,12 @@ fn programs_have_the_usual_scheduling_policy() {
     peer.send(&Frame::Exec { id: 1, exec: shell("cut -d ' ' -f 41 /proc/$$/stat") });
     assert_eq!(peer.finish(1).stdout(), "0\n");
 }
+
+#[test]
+fn exit_codes_are_known_though_whoever_starts_the_agent_ignores_the_ends_of_children() {
+    // A shell does not hand that on.
+    let agent = support::agent_after(r#"exec perl -e '$SIG{CHLD} = "IGNORE"; exec @ARGV' "$@""#);
+    let mut peer = agent.hello();
+    peer.send(&Frame::Exec { id: 1, exec: shell("exit 7") });
+    assert_eq!(peer.finish(1).code, 7);
+}

@@ -306,11 +306,13 @@ impl Session {
     /// How the program ended, or `None` while it runs. Its number stays taken until the session is dropped.
     pub fn ended(&self) -> Option<Status> {
         if self.end.get().is_none() {
-            // An error means that somebody else has buried our child; nothing about it can be learned any more.
-            self.end.set(process::ended(self.child.pid).unwrap_or(Some(Status::Exited(255))));
-            if self.takes_group && self.end.get().is_some() {
+            let seen = process::ended(self.child.pid);
+            // Its zombie keeps the number from strangers.
+            if self.takes_group && matches!(seen, Ok(Some(_))) {
                 let _ = self.signal(signal::SIGKILL);
             }
+            // An error means that somebody else has buried our child; nothing about it can be learned any more.
+            self.end.set(seen.unwrap_or(Some(Status::Exited(255))));
         }
         self.end.get()
     }

@@ -20,8 +20,9 @@ pub struct Members<'a> {
     members: Vec<(String, &'a [u8])>,
 }
 
-/// Values within so many others are passed over in a tree: no command has any there, and each level takes some of the stack.
-const DEPTH_MAX: usize = 64;
+/// Values within so many others are passed over in a tree: no command has any there, and each level costs another look at all of
+/// the text, and some of the stack.
+const DEPTH_MAX: usize = 16;
 
 /// Checks that a text is one JSON value of no more than `VALUES_MAX` values, so that a tree of it may be built.
 ///
@@ -67,9 +68,16 @@ fn branch(value: &[u8], depth: usize) -> Value {
         Some(b'{' | b'[') if depth == 0 => Value::Null,
         Some(b'[') => Elements { rest: inside(value) }.map(|value| branch(value, depth - 1)).collect(),
         Some(b'{') => {
-            let members = members(value).into_iter();
-            let tree = members.map(|(name, value)| (name.to_ascii_lowercase(), branch(value, depth - 1)));
-            Value::Object(tree.collect::<Map<_, _>>())
+            let mut tree = Map::new();
+            for (name, value) in members(value) {
+                let (name, value) = (name.to_ascii_lowercase(), branch(value, depth - 1));
+                // Null changes neither a string nor a number that stood before it.
+                let changes = |old: &Value| !value.is_null() || old.is_array() || old.is_object();
+                if tree.get(&name).is_none_or(changes) {
+                    tree.insert(name, value);
+                }
+            }
+            Value::Object(tree)
         }
         // Only numbers can be wrong here.
         _ => serde_json::from_slice(value).unwrap_or_default(),
@@ -261,11 +269,13 @@ mod tests {
             &[0xff],
             br#">"],"ARGS":[1e999,-7,true],"deep":"#,
         ];
-        let text = [&text.concat()[..], deep.as_bytes(), br#","behind":{"X":null}} "#].concat();
+        let text =
+            [&text.concat()[..], deep.as_bytes(), br#","behind":{"X":null,"y":"5","Y":null,"z":[1],"z":null}} "#]
+                .concat();
         let tree = tree(&text).expect("JSON");
         assert_eq!(
             (&tree["args"], &tree["behind"]),
-            (&serde_json::json!([null, -7, true]), &serde_json::json!({"x": null}))
+            (&serde_json::json!([null, -7, true]), &serde_json::json!({"x": null, "y": "5", "z": null}))
         );
         let first = br#"["a\ud800b","\ude00\ud83d","\ud83d\ude00"]"#;
         assert_eq!(super::tree(first), Ok(serde_json::json!(["a\u{fffd}b", "\u{fffd}\u{fffd}", "\u{1f600}"])));

@@ -118,6 +118,8 @@ pub fn run(config: Config) -> Result<ExitCode, Error> {
     let _ = process::raise_descriptor_limit();
     // Else whoever connects is pushed aside before it has sent its request, and each connection costs two wake-ups.
     let _ = process::be_patient();
+    // Ignored, as some supervisors leave it, the kernel would bury programs itself, and nobody could learn how they ended.
+    signal::restore_default(&[signal::SIGCHLD]).map_err(Error::System)?;
     let stop = signal::into_pipe(&[signal::SIGTERM, signal::SIGINT]).map_err(Error::System)?;
     if let Some(stdio) = config.addrs.iter().find(|addr| addr.carrier == Carrier::Stdio) {
         if config.addrs.len() > 1 || config.auto.is_some() {

@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::client::{CONNECT, Client, HYPER, SIGNAL, exec_command, exited, failure, over, running, success};
+use crate::client::{
+    COMMAND, CONNECT, Client, DISCONNECT, HYPER, SIGNAL, exec_command, exited, failure, over, running, success,
+};
 use crate::support::{Agent, wait_until};
 
 const SAYS_WHEN_SIGNALLED: &str = "exec 2>/dev/null; trap 'echo parent' USR1; \
@@ -147,6 +150,7 @@ fn a_process_begins_at_the_root_and_its_texts_are_read_as_go_reads_them() {
         (r#"{"args":["pwd"],"WorkDir":"/proc"}"#.to_owned(), "/proc\n".to_owned()),
         (r#"{"id":5,"args":["printf","%s","a\ud800b"],"x":1e999}"#.to_owned(), "a\u{fffd}b".to_owned()),
         (r#"{"args":["echo","1"],"ARGS":["echo","2"]}"#.to_owned(), "2\n".to_owned()),
+        (r#"{"args":["pwd"],"workdir":"/proc","WORKDIR":null}"#.to_owned(), "/proc\n".to_owned()),
         (format!(r#"{{"args":["echo","deep"],"x":{}{}}}"#, "[".repeat(500), "]".repeat(500)), "deep\n".to_owned()),
     ] {
         let token = match runtime.ask(2, json!({"containerId": "vm", "numIOStreams": 1})) {
@@ -174,6 +178,10 @@ fn what_upstream_does_not_send_to_its_agent_is_refused() {
     }
     let name = json!({"hyperName": "what", "data": "x".repeat(20_000)});
     runtime.refused(HYPER, name, "unknown command 'what'");
+    // Before the agent sees it.
+    let mut unknown = exec_command(&token, &"x".repeat(20_000));
+    unknown["data"]["container"] = json!("nope");
+    assert!(runtime.ask(HYPER, unknown).payload.starts_with(br#"{"msg":"message too long 20"#));
     let mut shim = over(&agent);
     shim.connect(&token);
     let answer = runtime.ask(HYPER, exec_command(&token, &format!(": {}", "x".repeat(20_000))));
@@ -251,4 +259,56 @@ fn programs_end_before_the_machine_and_their_shims_hear_of_it() {
     assert_eq!(shims[1].finish().2, 137);
     assert_eq!(shims[2].finish().2, 143);
     wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+}
+
+/// How long a pod may take whose programs end within a second: less than those are given that do not.
+const SOON: Duration = Duration::from_secs(4);
+
+/// Ends half a second after SIGTERM.
+const SLOW: &str =
+    "exec 2>/dev/null; trap 'echo term; sleep 0.5; exit 6' TERM; echo ready; while :; do sleep 0.05; done";
+
+#[test]
+fn a_pod_ends_as_soon_as_its_programs_have_whoever_leaves_meanwhile() {
+    let name = "a_pod_ends_as_soon_as_its_programs_have_whoever_leaves_meanwhile";
+    for is_own_shim in [false, true] {
+        let Some(mut agent) = agent_of_a_pod() else {
+            return eprintln!("skipped {name}: needs root and namespaces");
+        };
+        let mut runtime = over(&agent);
+        let tokens = runtime.register("vm", 3);
+        let mut shim = over(&agent);
+        shim.connect(&tokens[0]);
+        runtime.exec(&tokens[0], SLOW);
+        assert_eq!(shim.line(), "ready");
+        let start = Instant::now();
+        let mut asking = if is_own_shim {
+            // The one that asks has a process itself, and goes.
+            let mut asking = over(&agent);
+            asking.attach("vm", 0);
+            asking.connect(&tokens[1]);
+            runtime.exec(&tokens[1], SLOW);
+            assert_eq!(asking.line(), "ready");
+            asking
+        } else {
+            runtime
+        };
+        asking.send(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string());
+        assert_eq!(shim.line(), "term");
+        // Nothing starts any more.
+        let mut other = over(&agent);
+        other.attach("vm", 0);
+        let late = json!({"hyperName": "execcmd", "data": {"process": {"args": ["sleep", "1000"]}}});
+        other.refused(HYPER, late, "ERROR received from VM agent, control msg received : the machine is about to end");
+        if is_own_shim {
+            drop(asking);
+            assert_eq!(shim.finish().2, 6);
+        } else {
+            shim.send(COMMAND, DISCONNECT, "");
+            shim.ends();
+            assert_eq!(asking.next(), success(HYPER));
+        }
+        wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+        assert!(start.elapsed() < SOON, "{is_own_shim}: {:?}", start.elapsed());
+    }
 }

@@ -4,64 +4,87 @@
 //! A session counts as over when its shim, if it has one, has been given the last output and the exit code.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::proto::bell::Bell;
-use crate::proto::clear::connection::{Connection, Waited};
+use crate::proto::clear::connection::{self, Connection};
 use crate::proto::clear::session::Session;
 use crate::proto::hyper::ending::{LAST_WORDS, PATIENCE, ignores_term};
 use crate::sys::fd::{self, PollSet};
 use crate::sys::signal::{SIGCONT, SIGKILL, SIGTERM};
 
-/// Ends the processes of all machines, which are one. The connection that has asked for it goes on meanwhile.
-///
-/// # Errors
-/// There is no descriptor left to wait with; then nothing has ended.
-pub fn end_programs(connection: &mut Connection) -> Result<(), String> {
-    let bell = connection.bell()?;
-    let sessions: Vec<_> = connection.registry().all().filter(|session| !session.is_told()).collect();
-    for session in &sessions {
-        session.tell_end_to(&bell);
-        // An error says that it has ended by itself, or is out of reach: then it is waited for.
-        let _ = session.signal_group(SIGTERM);
-        let _ = session.signal_group(SIGCONT);
-        session.kill_where(ignores_term);
-    }
-    if !is_over(connection, &bell, &sessions, PATIENCE) {
-        sessions.iter().for_each(|session| drop(session.signal_group(SIGKILL)));
-        is_over(connection, &bell, &sessions, LAST_WORDS);
-    }
-    Ok(())
-}
-
-/// Waits until all are over. `false`: the time was not enough.
-fn is_over(connection: &mut Connection, bell: &Bell, sessions: &[Arc<Session>], patience: Duration) -> bool {
-    let deadline = Instant::now() + patience;
-    while !sessions.iter().all(|session| session.is_told()) {
-        match connection.wait(deadline) {
-            Waited::Rung => {}
-            Waited::TimeOver => return false,
-            // What it has asked for is done all the same.
-            Waited::Gone => return is_over_without(connection, bell, sessions, deadline),
+/// Ends the processes of all virtual machines, which are one. The connection that has asked for it goes on meanwhile. The caller has seen to it
+/// that none starts.
+pub fn end_programs(connection: &mut Connection) {
+    let deadline = Instant::now() + PATIENCE;
+    // Once more as long as there are others: one may have been about to start.
+    loop {
+        let sessions: Vec<_> = connection.registry().all().filter(|session| !session.is_told()).collect();
+        if sessions.is_empty() {
+            return;
+        }
+        // What can be waited for without a descriptor is nothing but the time.
+        let bell = connection.bell().inspect_err(|why| log::warn!("destroypod: {why}")).ok();
+        for session in &sessions {
+            bell.iter().for_each(|bell| session.tell_end_to(bell));
+            // An error says that it has ended by itself, or is out of reach: then it is waited for.
+            let _ = session.signal_group(SIGTERM);
+            let _ = session.signal_group(SIGCONT);
+            session.kill_where(ignores_term);
+        }
+        match wait(connection, bell.as_deref(), &sessions, deadline) {
+            Waited::Over => {}
+            Waited::AgentEnds => return,
+            Waited::TooLong => {
+                sessions.iter().for_each(|session| drop(session.signal_group(SIGKILL)));
+                wait(connection, bell.as_deref(), &sessions, Instant::now() + LAST_WORDS);
+                return;
+            }
         }
     }
-    true
 }
 
-/// The same for a client that has gone. When the agent ends too, nothing is waited for.
-fn is_over_without(connection: &Connection, bell: &Bell, sessions: &[Arc<Session>], deadline: Instant) -> bool {
+/// How it came out.
+enum Waited {
+    Over,
+    TooLong,
+    AgentEnds,
+}
+
+/// Waits until all sessions are over.
+fn wait(connection: &mut Connection, bell: Option<&Bell>, sessions: &[Arc<Session>], deadline: Instant) -> Waited {
+    while !sessions.iter().all(|session| session.is_told()) {
+        match connection.wait(deadline) {
+            connection::Waited::Rung => {}
+            connection::Waited::TimeOver => return Waited::TooLong,
+            // What it has asked for is done all the same, and its own process left to another connection.
+            connection::Waited::Gone => {
+                connection.lose_shim();
+                return wait_without(connection, bell, sessions, deadline);
+            }
+        }
+    }
+    Waited::Over
+}
+
+/// The same for a client that has gone.
+fn wait_without(connection: &Connection, bell: Option<&Bell>, sessions: &[Arc<Session>], deadline: Instant) -> Waited {
     let mut set = PollSet::default();
     loop {
-        bell.clear();
+        bell.iter().for_each(|bell| bell.clear());
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || sessions.iter().all(|session| session.is_told()) {
-            return !left.is_zero();
+        match () {
+            () if sessions.iter().all(|session| session.is_told()) => return Waited::Over,
+            () if left.is_zero() => return Waited::TooLong,
+            () => {}
         }
         set.clear();
         set.watch(connection.circumstances.stop, fd::READ);
-        set.watch(bell.watch(), fd::READ);
+        if let Some(bell) = bell {
+            set.watch(bell.watch(), fd::READ);
+        }
         if set.wait(Some(left)).is_err() || set.ready(0).readable {
-            return true;
+            return Waited::AgentEnds;
         }
     }
 }

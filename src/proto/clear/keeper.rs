@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -35,6 +36,8 @@ pub struct Keepers {
     over: io::Result<Bell>,
     processes: Mutex<usize>,
     threads: Mutex<usize>,
+    /// How many want the machine to end, so that no process may start.
+    closed: AtomicUsize,
     fewer: Condvar,
     /// Sessions with output for a shim to come back, oldest first. Some have none any more.
     rests: Mutex<VecDeque<Weak<Session>>>,
@@ -47,6 +50,15 @@ pub struct Permit(Arc<Keepers>);
 impl Drop for Permit {
     fn drop(&mut self) {
         *lock(&self.0.processes) -= 1;
+    }
+}
+
+/// Nothing may start.
+pub struct Closed(Arc<Keepers>);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.closed.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -86,18 +98,32 @@ impl Keepers {
             over: Bell::new(),
             processes: Mutex::new(0),
             threads: Mutex::new(0),
+            closed: AtomicUsize::new(0),
             fewer: Condvar::new(),
             rests: Mutex::default(),
         }
     }
 
-    /// A place for one more process, if there is one.
-    pub fn permit(self: &Arc<Keepers>) -> Option<Permit> {
+    /// A place for one more process.
+    ///
+    /// # Errors
+    /// There are `PROCESSES_MAX`, or the machine is about to end.
+    pub fn permit(self: &Arc<Keepers>) -> Result<Permit, String> {
         let mut processes = lock(&self.processes);
-        (*processes < PROCESSES_MAX).then(|| {
-            *processes += 1;
-            Permit(Arc::clone(self))
-        })
+        match () {
+            () if self.closed.load(Ordering::SeqCst) > 0 => Err("the machine is about to end".to_owned()),
+            () if *processes >= PROCESSES_MAX => Err(format!("more processes than the limit of {PROCESSES_MAX}")),
+            () => {
+                *processes += 1;
+                Ok(Permit(Arc::clone(self)))
+            }
+        }
+    }
+
+    /// Lets no process start until this is dropped.
+    pub fn close(self: &Arc<Keepers>) -> Closed {
+        self.closed.fetch_add(1, Ordering::SeqCst);
+        Closed(Arc::clone(self))
     }
 
     /// Ends all processes that have no shim, and waits until they have ended, but not for long.

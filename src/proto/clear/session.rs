@@ -10,7 +10,7 @@
 
 use std::io;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::exec::remote::Remote;
@@ -61,8 +61,8 @@ struct State {
     next: Option<Arc<Bell>>,
     /// Told of a new shim: who guards the process that has none.
     guard: Option<Arc<Bell>>,
-    /// Told of the end of the process: the connection that wants all to end.
-    ending: Option<Arc<Bell>>,
+    /// Told of all that brings the end of the process nearer: the connections that want all to end, unless they have gone.
+    ending: Vec<Weak<Bell>>,
     /// The shim has been given all, the exit code too.
     told: bool,
     /// When the last shim was lost.
@@ -122,7 +122,7 @@ impl Session {
             starter: None,
             next: None,
             guard: None,
-            ending: None,
+            ending: Vec::new(),
             told: false,
             lost: Instant::now(),
             rest: Outgoing::default(),
@@ -195,7 +195,8 @@ impl Session {
             None if matches!(state.phase, Phase::Over(_)) => state.rest = rest,
             None => {}
         }
-        state.next.take().iter().chain(&state.ending).for_each(|bell| bell.ring());
+        state.next.take().iter().for_each(|bell| bell.ring());
+        state.ring_ending();
         state.is_to_be_guarded(guard)
     }
 
@@ -204,7 +205,7 @@ impl Session {
         let mut state = self.state();
         state.shim = None;
         // They look once more, and find nothing: a container may keep the session for long, and shall not keep their descriptors.
-        let bells = [state.starter.take(), state.next.take(), state.guard.take(), state.ending.take()];
+        let bells = [state.starter.take(), state.next.take(), state.guard.take()];
         bells.iter().flatten().for_each(|bell| bell.ring());
         state.rest = Outgoing::default();
         let held = match mem::replace(&mut state.phase, Phase::Disconnected) {
@@ -214,6 +215,7 @@ impl Session {
         if held.is_some() {
             state.phase = Phase::Left;
         }
+        state.ring_ending();
         held
     }
 
@@ -224,17 +226,17 @@ impl Session {
             Phase::Left | Phase::Disconnected => Phase::Disconnected,
             _ => Phase::Over(code),
         };
-        state.ending.iter().for_each(|bell| bell.ring());
+        state.ring_ending();
     }
 
     /// Its shim has been given all, the exit code too.
     pub fn tell(&self) {
         let mut state = self.state();
         state.told = true;
-        state.ending.iter().for_each(|bell| bell.ring());
+        state.ring_ending();
     }
 
-    /// Whether no process runs in it, and its shim knows, if it has one.
+    /// Whether the end of the machine need not wait for it: there is no process, or its end has been told to its shim, if it has one.
     pub fn is_told(&self) -> bool {
         let state = self.state();
         match state.phase {
@@ -246,7 +248,9 @@ impl Session {
 
     /// Rings this bell whenever it may have come nearer to that.
     pub fn tell_end_to(&self, bell: &Arc<Bell>) {
-        self.state().ending = Some(Arc::clone(bell));
+        let mut state = self.state();
+        state.ending.retain(|other| other.strong_count() > 0);
+        state.ending.push(Arc::downgrade(bell));
     }
 
     /// Sends SIGKILL to its process, if this is true for the number of that, and not to its group.
@@ -382,7 +386,7 @@ impl Session {
             return Guarded::For(watched.time.unwrap_or(left).min(left), watched);
         }
         state.guard = None;
-        state.ending.iter().for_each(|bell| bell.ring());
+        state.ring_ending();
         match (mem::replace(&mut state.phase, code.map_or(Phase::Disconnected, Phase::Over)), code) {
             (Phase::Ready(mut held), Some(_)) => {
                 state.rest = mem::take(&mut held.outgoing);
@@ -397,7 +401,7 @@ impl Session {
     pub fn give_up(&self) -> Option<Box<Held>> {
         let mut state = self.state();
         state.guard = None;
-        state.ending.iter().for_each(|bell| bell.ring());
+        state.ring_ending();
         if state.shim.is_some() || !matches!(state.phase, Phase::Ready(_)) {
             return None;
         }
@@ -419,6 +423,10 @@ impl Session {
 }
 
 impl State {
+    fn ring_ending(&self) {
+        self.ending.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
+    }
+
     /// Whether a process has nobody who looks after it, who has this bell from now on.
     fn is_to_be_guarded(&mut self, bell: &Arc<Bell>) -> bool {
         if let Some(guard) = &self.guard {

@@ -151,9 +151,10 @@ impl Shim {
 
     /// Takes its leave: nobody shall have the session any more.
     pub fn disconnect(self, registry: &Registry) {
+        // Before its token goes, so that nobody who looks for all processes misses it.
+        registry.remember(&self.session);
         registry.bury(&self.session);
         if let Some(held) = self.session.disconnect(self.held) {
-            registry.remember(&self.session);
             registry.keepers.discard(held, self.session);
         }
     }

@@ -14,7 +14,7 @@ use crate::proto::clear::held::Held;
 use crate::proto::clear::outgoing::Outgoing;
 use crate::proto::clear::registry::Vm;
 use crate::proto::clear::session::Session;
-use crate::proto::clear::{AGENT_HEADER_BYTES, AGENT_MESSAGE_MAX, ID_MAX, PROCESSES_MAX, agent, ending};
+use crate::proto::clear::{AGENT_HEADER_BYTES, AGENT_MESSAGE_MAX, ID_MAX, agent, ending};
 use crate::proto::go::{self, Members};
 use crate::proto::hyper::commands;
 use crate::proto::hyper::process::{self, Process};
@@ -74,16 +74,25 @@ pub fn hyper(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Str
         "pscontainer" => agent::list(registry, &vm, data, &call),
         _ => commands::run(&name, data, &call),
     };
-    let answer = answer.map_err(agent_error)?;
+    let mut answer = answer.map_err(agent_error)?;
     if name == "destroypod" {
         // Where the machine does not end, its programs do not either.
-        ending::end_programs(connection)?;
+        let closed = registry.keepers.close();
+        ending::end_programs(connection);
+        answer.afterwards = answer.afterwards.map(|end| {
+            let end_closed = move || {
+                end();
+                drop(closed);
+            };
+            Box::new(end_closed) as Box<dyn FnOnce() + Send>
+        });
     }
     connection.do_afterwards(answer.afterwards);
     Ok(answer.bytes)
 }
 
-/// Refuses what upstream's proxy does not send to its agent. Counted as it came, though the proxy would add a few members to a process.
+/// Refuses what upstream's proxy does not send to its agent. Counted as it came, though of a process the proxy would add and leave out some
+/// members first.
 fn check_length(data: &[u8]) -> Result<(), String> {
     match AGENT_HEADER_BYTES + data.len() {
         0..=AGENT_MESSAGE_MAX => Ok(()),
@@ -115,13 +124,12 @@ fn start(
     };
     let members = go::read(data, if is_container { "hyperstart.Container" } else { "hyperstart.ExecCommand" })?;
     let container = if is_container { Some(container_id(&members)?) } else { None };
-    let process = relocated(&members, session.as_ref().map_or(1, |session| session.io_base))?;
+    let process = relocated(&members, data, session.as_ref().map_or(1, |session| session.io_base))?;
     let container = match container {
         Some(id) if id.is_empty() => return Err(agent_error("newcontainer.id is missing".to_owned())),
         Some(id) => Container::New(id),
         None => Container::Known(agent::known_container(connection.registry(), vm, &members).map_err(agent_error)?),
     };
-    check_length(data)?;
     match session {
         None => start_without_shim(connection, vm, &container, process),
         Some(session) => start_with_shim(connection, vm, &container, process, session),
@@ -144,7 +152,7 @@ fn container_id(members: &Members) -> Result<String, String> {
 }
 
 /// The process that `data` describes, its streams numbered from `io_base` on, as the proxy numbers them.
-fn relocated(members: &Members, io_base: u64) -> Result<Process, String> {
+fn relocated(members: &Members, data: &[u8], io_base: u64) -> Result<Process, String> {
     let text = members.raw("process").ok_or_else(|| agent_error("process is no object".to_owned()))?;
     let process = go::read(text, "hyperstart.Process")?;
     check_types(&process)?;
@@ -154,6 +162,7 @@ fn relocated(members: &Members, io_base: u64) -> Result<Process, String> {
             return Err(format!("expected process.{shown} to be 0, got {number}"));
         }
     }
+    check_length(data)?;
     let workdir = process.text("workdir")?;
     let mut value = go::tree(text)?;
     if let Some(object) = value.as_object_mut() {
@@ -225,8 +234,9 @@ fn start_without_shim(
     process: Process,
 ) -> Result<Vec<u8>, String> {
     let session = Arc::new(Session::without_shim(vm.number));
-    let held = launch(connection, vm, container, process, &session)?;
+    // Before it runs, so that nobody who looks for all processes misses it.
     connection.registry().remember(&session);
+    let held = launch(connection, vm, container, process, &session).inspect_err(|_| session.end(0))?;
     connection.registry().keepers.discard(held, session);
     Ok(Vec::new())
 }
@@ -240,8 +250,7 @@ fn launch(
     session: &Arc<Session>,
 ) -> Result<Box<Held>, String> {
     let registry = connection.registry();
-    let permit = registry.keepers.permit();
-    let permit = permit.ok_or_else(|| agent_error(format!("more processes than the limit of {PROCESSES_MAX}")))?;
+    let permit = registry.keepers.permit().map_err(agent_error)?;
     let (id, is_first) = match container {
         Container::New(id) => (id, true),
         Container::Known(id) => (id, false),

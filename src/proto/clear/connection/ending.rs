@@ -63,16 +63,21 @@ impl Connection<'_> {
         }
     }
 
+    /// Gives its process back, if it is the shim of one, for another connection to go on with; when the agent ends, it ends too.
+    pub fn lose_shim(&mut self) {
+        if let Some(shim) = self.shim.take() {
+            let outgoing = std::mem::take(&mut self.outgoing);
+            if self.stopped { shim.hang_up() } else { shim.lose(outgoing, self.registry()) }
+        }
+    }
+
     /// Gives back what the connection has of the agent, and closes it.
     pub fn leave(mut self) -> Ended {
         if let Some(afterwards) = self.afterwards.take() {
             afterwards();
         }
         self.take_last_frames();
-        if let Some(shim) = self.shim.take() {
-            let outgoing = std::mem::take(&mut self.outgoing);
-            if self.stopped { shim.hang_up() } else { shim.lose(outgoing, self.registry()) }
-        }
+        self.lose_shim();
         self.stream.end();
         self.broken.map_or(Ended::Regular, Ended::Broken)
     }
