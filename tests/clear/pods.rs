@@ -312,3 +312,21 @@ fn a_pod_ends_as_soon_as_its_programs_have_whoever_leaves_meanwhile() {
         assert!(start.elapsed() < SOON, "{is_own_shim}: {:?}", start.elapsed());
     }
 }
+
+#[test]
+fn nobody_keeps_the_machine_by_reading_nothing() {
+    let Some(mut agent) = agent_of_a_pod() else {
+        return eprintln!("skipped nobody_keeps_the_machine_by_reading_nothing: needs root and namespaces");
+    };
+    let mut runtime = over(&agent);
+    let token = runtime.register("vm", 1).remove(0);
+    let mut asking = over(&agent);
+    asking.attach("vm", 0);
+    asking.connect(&token);
+    // More than its socket takes, and less than keeps it from being listened to.
+    let written = agent.folder.path("written");
+    runtime.exec(&token, &format!("head -c 600000 /dev/zero; : > {}; exec sleep 1000", written.display()));
+    wait_until("the output is written", || written.exists());
+    asking.send(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string());
+    wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+}

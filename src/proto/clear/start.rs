@@ -74,20 +74,16 @@ pub fn hyper(connection: &mut Connection, payload: &[u8]) -> Result<Vec<u8>, Str
         "pscontainer" => agent::list(registry, &vm, data, &call),
         _ => commands::run(&name, data, &call),
     };
-    let mut answer = answer.map_err(agent_error)?;
-    if name == "destroypod" {
-        // Where the machine does not end, its programs do not either.
+    let answer = answer.map_err(agent_error)?;
+    // Only the end of the pod has something left to do. Where the machine does not end, its programs do not either.
+    if let Some(end) = answer.afterwards {
         let closed = registry.keepers.close();
         ending::end_programs(connection);
-        answer.afterwards = answer.afterwards.map(|end| {
-            let end_closed = move || {
-                end();
-                drop(closed);
-            };
-            Box::new(end_closed) as Box<dyn FnOnce() + Send>
-        });
+        connection.do_afterwards(Box::new(move || {
+            end();
+            drop(closed);
+        }));
     }
-    connection.do_afterwards(answer.afterwards);
     Ok(answer.bytes)
 }
 

@@ -73,9 +73,7 @@ impl Connection<'_> {
 
     /// Gives back what the connection has of the agent, and closes it.
     pub fn leave(mut self) -> Ended {
-        if let Some(afterwards) = self.afterwards.take() {
-            afterwards();
-        }
+        self.afterwards.take().into_iter().for_each(|after| (after.work)());
         self.take_last_frames();
         self.lose_shim();
         self.stream.end();

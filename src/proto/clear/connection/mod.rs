@@ -28,6 +28,9 @@ const OUTGOING_HIGH: usize = 1 << 20;
 /// How long buffers are kept for more output.
 const IDLE: Duration = Duration::from_millis(50);
 
+/// How long the client may leave answers unread that the end of the machine waits for: nobody shall keep it by reading nothing.
+const LAST_ANSWER: Duration = Duration::from_secs(5);
+
 /// How the wait for another connection ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Waited {
@@ -40,6 +43,12 @@ pub enum Waited {
 /// The response to a signal, held back until the process has ended.
 struct Pending {
     opcode: u8,
+    deadline: Instant,
+}
+
+/// What is to be done once all answers are on their way, because nobody could send them afterwards.
+struct Afterwards {
+    work: Box<dyn FnOnce() + Send>,
     deadline: Instant,
 }
 
@@ -65,8 +74,7 @@ pub struct Connection<'a> {
     inbox: Inbox,
     expected: usize,
     bell: Option<Arc<Bell>>,
-    /// To be done once all answers are on their way, because nobody could send them afterwards.
-    afterwards: Option<Box<dyn FnOnce() + Send>>,
+    afterwards: Option<Afterwards>,
     pending: Option<Pending>,
     /// The next frame is input for a process that has not read enough of what it was sent before.
     blocked: bool,
@@ -166,9 +174,9 @@ impl<'a> Connection<'a> {
         }
     }
 
-    /// Does something once the answers are on their way.
-    pub fn do_afterwards(&mut self, work: Option<Box<dyn FnOnce() + Send>>) {
-        self.afterwards = work.or(self.afterwards.take());
+    /// Does something once the answers are on their way, or nobody has taken them in time.
+    pub fn do_afterwards(&mut self, work: Box<dyn FnOnce() + Send>) {
+        self.afterwards = Some(Afterwards { work, deadline: Instant::now() + LAST_ANSWER });
     }
 
     /// Ends the connection once what waits is written.
@@ -185,10 +193,9 @@ impl<'a> Connection<'a> {
                 return Ok(());
             }
             self.write()?;
-            if self.outgoing.is_empty()
-                && let Some(afterwards) = self.afterwards.take()
-            {
-                afterwards();
+            let is_due = |after: &Afterwards| self.outgoing.is_empty() || after.deadline <= Instant::now();
+            if self.afterwards.as_ref().is_some_and(is_due) {
+                self.afterwards.take().into_iter().for_each(|after| (after.work)());
             }
             if self.input_over && self.pending.is_none() {
                 return self.flush();
@@ -396,7 +403,8 @@ impl<'a> Connection<'a> {
         let room = self.outgoing.cost() < OUTGOING_HIGH;
         let quiet = running.filter(|_| room).and_then(|running| running.deadline());
         let pending = self.pending.as_ref().map(|pending| pending.deadline);
-        let deadline = quiet.into_iter().chain(pending).map(|until| until.saturating_duration_since(now)).min();
+        let afterwards = self.afterwards.as_ref().map(|after| after.deadline);
+        let deadline = quiet.into_iter().chain(pending).chain(afterwards).map(|until| until.saturating_duration_since(now)).min();
         let blind = running.is_some_and(|running| running.status.is_none() && running.session.end_watch().is_none());
         let idle = self.outgoing.has_spare().then_some(IDLE);
         deadline.into_iter().chain(blind.then_some(BLIND_POLL)).chain(idle).min()
