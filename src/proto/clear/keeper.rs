@@ -17,7 +17,8 @@ use crate::exec::{BLIND_POLL, HANG_UP_GRACE};
 use crate::proto::bell::Bell;
 use crate::proto::clear::PROCESSES_MAX;
 use crate::proto::clear::held::Held;
-use crate::proto::clear::session::{Guarded, Session};
+use crate::proto::clear::session::Session;
+use crate::proto::clear::session::guard::Guarded;
 use crate::sys::fd::{self, PollSet};
 
 /// Bytes of the stack of a thread that waits for a process.

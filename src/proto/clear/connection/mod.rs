@@ -404,7 +404,8 @@ impl<'a> Connection<'a> {
         let quiet = running.filter(|_| room).and_then(|running| running.deadline());
         let pending = self.pending.as_ref().map(|pending| pending.deadline);
         let afterwards = self.afterwards.as_ref().map(|after| after.deadline);
-        let deadline = quiet.into_iter().chain(pending).chain(afterwards).map(|until| until.saturating_duration_since(now)).min();
+        let deadline =
+            quiet.into_iter().chain(pending).chain(afterwards).map(|until| until.saturating_duration_since(now)).min();
         let blind = running.is_some_and(|running| running.status.is_none() && running.session.end_watch().is_none());
         let idle = self.outgoing.has_spare().then_some(IDLE);
         deadline.into_iter().chain(blind.then_some(BLIND_POLL)).chain(idle).min()

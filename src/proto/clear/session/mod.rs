@@ -8,19 +8,19 @@
 //! A process belongs to the connection of its shim, and while there is none to its session. When the shim takes its leave, the process is
 //! LEFT, and with or without one the session is DISCONNECTED in the end.
 
-use std::io;
+pub mod guard;
+mod reach;
+
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use crate::exec::remote::Remote;
 use crate::proto::bell::Bell;
-use crate::proto::clear::held::{Held, Watched};
+use crate::proto::clear::held::Held;
 use crate::proto::clear::outgoing::Outgoing;
+use crate::proto::clear::session::reach::Reach;
 use crate::stream::Stream;
 use crate::sys::fd;
-use crate::sys::file::ESRCH;
-use crate::sys::tty::Window;
 
 #[derive(Debug)]
 enum Phase {
@@ -40,15 +40,6 @@ enum Phase {
 struct Shim {
     bell: Arc<Bell>,
     stream: Arc<Stream>,
-}
-
-/// A process as others than its shim see it.
-#[derive(Clone, Debug)]
-struct Reach {
-    remote: Arc<Remote>,
-    container: String,
-    /// The first one of its container.
-    is_first: bool,
 }
 
 #[derive(Debug)]
@@ -89,19 +80,6 @@ pub enum Claimed {
     ByAnother,
     /// Its client has gone, and its connection will see that in a moment.
     ByOneThatLeaves,
-}
-
-/// What there is to do for who guards a process.
-#[derive(Debug)]
-pub enum Guarded {
-    /// Nothing any more: a shim has come, or the process has ended and has nothing left to say.
-    Not,
-    /// The process has ended, and its output waits for the shim without it.
-    Rests(Box<Held>),
-    /// The shim has had its time, and the process is to be ended.
-    TooLong(Box<Held>),
-    /// To wait so long at the most, and for what happens to the process.
-    For(Duration, Watched),
 }
 
 #[derive(Debug)]
@@ -253,11 +231,6 @@ impl Session {
         state.ending.push(Arc::downgrade(bell));
     }
 
-    /// Sends SIGKILL to its process, if this is true for the number of that, and not to its group.
-    pub fn kill_where(&self, is_meant: impl Fn(i32) -> bool) {
-        self.reach().iter().for_each(|reach| reach.remote.kill_where(&is_meant));
-    }
-
     /// Reserves it for a command that starts a process. False: it has had one, or is about to. The bell is rung when a shim comes.
     pub fn reserve(&self, bell: &Arc<Bell>) -> bool {
         let mut state = self.state();
@@ -293,21 +266,6 @@ impl Session {
         Ok(state.is_to_be_guarded(guard))
     }
 
-    /// Reaches its process by this from now on, which is in that container, and may be the first one there.
-    pub fn reach_by(&self, remote: Arc<Remote>, container: &str, is_first: bool) {
-        self.state().reach = Some(Reach { remote, container: container.to_owned(), is_first });
-    }
-
-    /// Whether its process is in that container.
-    pub fn is_in(&self, container: &str) -> bool {
-        self.state().reach.as_ref().is_some_and(|reach| reach.container == container)
-    }
-
-    /// The number of its process, which is that of a session of the kernel. `None` when there is none, or it is buried.
-    pub fn pid(&self) -> Option<i32> {
-        self.reach().ok()?.remote.pid()
-    }
-
     pub fn has_shim(&self) -> bool {
         self.state().shim.is_some()
     }
@@ -338,105 +296,11 @@ impl Session {
         let state = self.state();
         state.shim.is_none() && matches!(state.phase, Phase::Idle)
     }
-
-    /// Whether its process has ended, though its end may not have been told.
-    pub fn is_dead(&self) -> bool {
-        self.reach().is_ok_and(|reach| reach.remote.has_ended())
-    }
-
-    /// Sends a signal to its process and the process group of that. ESRCH when there is none, or it has ended.
-    pub fn signal_group(&self, signal: i32) -> io::Result<()> {
-        self.reach()?.remote.signal(signal)
-    }
-
-    /// Sends a signal to its process: alone to the first one of a container, as `killcontainer` does it; with its process group to one that
-    /// was started later, as `signalprocess` does it. ESRCH as above.
-    pub fn signal(&self, signal: i32) -> io::Result<()> {
-        let Reach { remote, is_first, .. } = self.reach()?;
-        if is_first { remote.signal_program(signal) } else { remote.signal(signal) }
-    }
-
-    /// Tells its process's terminal its size. Without a terminal nothing happens. ESRCH when there is no process.
-    pub fn resize(&self, window: Window) -> io::Result<()> {
-        self.reach()?.remote.resize(window)
-    }
-
-    fn reach(&self) -> io::Result<Reach> {
-        self.state().reach.clone().ok_or_else(|| io::Error::from_raw_os_error(ESRCH))
-    }
-
-    /// Looks after the process without a shim: what it was sent goes on to it, and what an ended one has said is read to where a shim finds it.
-    pub fn guard(&self, patience: Duration) -> Guarded {
-        let mut state = self.state();
-        let state = &mut *state;
-        let now = Instant::now();
-        let left = (state.lost + patience).saturating_duration_since(now);
-        let (code, watched) = match &mut state.phase {
-            Phase::Ready(held) if state.shim.is_none() => {
-                held.feed();
-                let code = held.drain(now);
-                (if left.is_zero() { held.exit_code() } else { code }, held.watched(now))
-            }
-            _ => {
-                state.guard = None;
-                return Guarded::Not;
-            }
-        };
-        if code.is_none() && !left.is_zero() {
-            return Guarded::For(watched.time.unwrap_or(left).min(left), watched);
-        }
-        state.guard = None;
-        state.ring_ending();
-        match (mem::replace(&mut state.phase, code.map_or(Phase::Disconnected, Phase::Over)), code) {
-            (Phase::Ready(mut held), Some(_)) => {
-                state.rest = mem::take(&mut held.outgoing);
-                Guarded::Rests(held)
-            }
-            (Phase::Ready(held), None) => Guarded::TooLong(held),
-            _ => Guarded::Not,
-        }
-    }
-
-    /// Takes the process that cannot be guarded any longer.
-    pub fn give_up(&self) -> Option<Box<Held>> {
-        let mut state = self.state();
-        state.guard = None;
-        state.ring_ending();
-        if state.shim.is_some() || !matches!(state.phase, Phase::Ready(_)) {
-            return None;
-        }
-        match mem::replace(&mut state.phase, Phase::Disconnected) {
-            Phase::Ready(held) => Some(held),
-            _ => None,
-        }
-    }
-
-    /// What the output costs in bytes that waits for a shim to come back.
-    pub fn rest_cost(&self) -> usize {
-        self.state().rest.cost()
-    }
-
-    /// Throws that output away.
-    pub fn forget_rest(&self) {
-        self.state().rest = Outgoing::default();
-    }
 }
 
 impl State {
     fn ring_ending(&self) {
         self.ending.iter().filter_map(Weak::upgrade).for_each(|bell| bell.ring());
-    }
-
-    /// Whether a process has nobody who looks after it, who has this bell from now on.
-    fn is_to_be_guarded(&mut self, bell: &Arc<Bell>) -> bool {
-        if let Some(guard) = &self.guard {
-            // It has not seen yet that a shim had come, who has gone again: it goes on, and has longer to wait.
-            guard.ring();
-            return false;
-        }
-        let is_alone = self.shim.is_none() && matches!(self.phase, Phase::Ready(_));
-        self.guard = is_alone.then(|| Arc::clone(bell));
-        is_alone
     }
 }
 
