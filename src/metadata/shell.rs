@@ -59,6 +59,8 @@ pub struct Shell {
     socket: Socket,
     client: Client,
     alive: Alive,
+    /// Why nothing can be written any more; what the guest had said before is still read.
+    unread: Option<io::Error>,
     ending: Option<Ending>,
     /// The guest closes, and we wait no longer than this.
     farewell: Option<Instant>,
@@ -105,7 +107,7 @@ impl Shell {
     pub fn over(stream: Stream, leftover: Vec<u8>) -> io::Result<Shell> {
         let socket = Socket::over(stream, Role::Server, leftover, MESSAGE_MAX)?;
         let (client, alive) = (Client::default(), Alive::new(Instant::now()));
-        Ok(Shell { socket, client, alive, ending: None, farewell: None, has_more: false })
+        Ok(Shell { socket, client, alive, unread: None, ending: None, farewell: None, has_more: false })
     }
 
     /// Sets the size of its terminal.
@@ -243,12 +245,21 @@ impl Shell {
 
     fn lose(&mut self, error: io::Error) {
         self.farewell = None;
+        let error = self.unread.take().unwrap_or(error);
         self.ending.get_or_insert(Ending::Lost(error));
     }
 
     fn flush(&mut self) {
+        if self.unread.is_some() {
+            self.socket.discard();
+        }
         match self.socket.flush() {
             Ok(written) => self.alive.flushed(Instant::now(), written, self.socket.waiting()),
+            // It may have closed behind its last words.
+            Err(error) if self.ending.is_none() => {
+                self.unread = Some(error);
+                self.socket.discard();
+            }
             Err(error) => self.lose(error),
         }
         // An abort that is written is all that there was to say.

@@ -176,6 +176,11 @@ impl Socket {
         Ok(before - self.waiting())
     }
 
+    /// Forgets what waits, for a peer that does not read any more but may have said something before.
+    pub fn discard(&mut self) {
+        self.pipes.outbox = Outbox::default();
+    }
+
     /// Ends a connection that failed. What was written last still arrives, though what the peer sends is not read any more.
     pub fn end(self) {
         self.pipes.stream.end();
