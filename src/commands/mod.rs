@@ -31,6 +31,8 @@ use serde_json::{Map, Value};
 
 use crate::commands::arguments::Arguments;
 use crate::commands::table::Table;
+#[cfg(feature = "openstack")]
+use crate::exec::departure::is_deserted;
 use crate::sys::errno;
 #[cfg(feature = "openstack")]
 use crate::sys::fd;
@@ -50,7 +52,7 @@ pub struct Command {
 pub struct Call<'a> {
     /// Where the command was found.
     pub table: &'a Table,
-    /// Hung up (poll(2) without events) when nobody waits for the result any more; a command that takes long then ends.
+    /// Deserted when nobody waits for the result any more; a command that takes long then ends.
     pub caller: Option<BorrowedFd<'a>>,
     /// Readable once the agent shall end.
     pub stop: Option<BorrowedFd<'a>>,
@@ -60,9 +62,8 @@ pub struct Call<'a> {
 impl Call<'_> {
     /// Whether nobody waits for the result any more, or the agent ends.
     pub fn is_given_up(&self) -> bool {
-        let now = |fd, wanted| fd::wait_for(fd, wanted, Some(Duration::ZERO)).unwrap_or_default();
-        self.caller.is_some_and(|caller| now(caller, fd::HANG_UP).hung_up)
-            || self.stop.is_some_and(|stop| now(stop, fd::READ).readable)
+        let is_stopped = |stop| fd::wait_for(stop, fd::READ, Some(Duration::ZERO)).is_ok_and(|ready| ready.readable);
+        self.caller.is_some_and(is_deserted) || self.stop.is_some_and(is_stopped)
     }
 }
 

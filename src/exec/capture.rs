@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use crate::exec::departure::Departure;
 use crate::exec::{self, BLIND_POLL, Channel, QUIET, Session};
 use crate::sys::fd::{self, PollSet};
 use crate::sys::process::Status;
@@ -62,7 +63,7 @@ pub struct Kept {
 /// Of poll(2); the program has been killed.
 pub fn finish(session: Session, channels: Vec<Channel>, input: &[u8], bounds: &Bounds) -> io::Result<Outcome> {
     let mut run = Run::new(session, channels, input, bounds);
-    let mut set = PollSet::default();
+    let (mut set, mut departure) = (PollSet::default(), Departure::default());
     loop {
         let now = Instant::now();
         run.look(now);
@@ -70,16 +71,16 @@ pub fn finish(session: Session, channels: Vec<Channel>, input: &[u8], bounds: &B
             return Ok(run.complete());
         }
         set.clear();
-        let caller = bounds.caller.map(|caller| set.watch(caller, fd::HANG_UP));
+        let caller = bounds.caller.map(|caller| (caller, set.watch(caller, departure.events())));
         let stop = bounds.stop.map(|stop| set.watch(stop, fd::READ));
         let places = run.watch(&mut set);
         let left = run.next_look().map(|until| until.saturating_duration_since(now));
-        set.wait(left)?;
+        set.wait(left.into_iter().chain(departure.tick()).min())?;
         if stop.is_some_and(|stop| set.ready(stop).readable) {
             run.hang_up();
             return Ok(Outcome::Stopped);
         }
-        if caller.is_some_and(|caller| set.ready(caller).hung_up) {
+        if caller.is_some_and(|(caller, at)| departure.is_seen(caller, set.ready(at).hung_up)) {
             run.hang_up();
             return Ok(Outcome::CallerGone);
         }

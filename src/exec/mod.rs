@@ -1,6 +1,7 @@
 //! One program: its start, its numbered streams, its end.
 
 pub mod capture;
+pub mod departure;
 pub mod environment;
 pub mod parting;
 pub mod path;
@@ -33,6 +34,10 @@ pub const EXTRA_MAX: usize = 64;
 
 /// How long a program may take to end after SIGHUP before it gets SIGKILL: long enough to write a file, short enough for a test run.
 pub const HANG_UP_GRACE: Duration = Duration::from_secs(2);
+
+/// How long the agent's own end waits for programs beyond the grace. They are gone by then but on a machine that stands still, where they would
+/// outlive the agent.
+pub const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a stream may stay silent after the program has ended before its output counts as complete. A daemonised grandchild may hold
 /// the stream for ever; a pipeline's last words come within microseconds.

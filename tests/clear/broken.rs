@@ -1,9 +1,14 @@
 //! What nobody should send: it ends its own connection, at most, and no other one notices.
 
+use std::io::Write;
+use std::net::Shutdown;
+use std::thread;
+use std::time::Instant;
+
 use serde_json::json;
 
 use crate::client::{COMMAND, Client, HYPER, NOTIFICATION, STREAM, exec_command, failure, frame, over, running};
-use crate::support::{Agent, descriptors, status, wait_until};
+use crate::support::{Agent, PATIENCE, descriptors, status, wait_until};
 
 /// Another client, who is served all the time.
 fn is_served(other: &mut Client) {
@@ -210,4 +215,36 @@ fn frames_of_any_kind_in_any_order_harm_nobody_else() {
         let _ = client.socket.write_all(&bytes);
     }
     is_served(&mut other);
+}
+
+#[test]
+fn a_client_that_reads_no_more_and_goes_on_costs_no_memory() {
+    let agent = Agent::start();
+    let (_runtime, mut shim, token) = running(&agent, "vm", "read line; echo; exec sleep 1000");
+    shim.write(&frame(STREAM, 0, b"\n"));
+    // The answer cannot be written, which ends the connection; what its client had sent is still taken, but not what it sends for ever.
+    shim.socket.shutdown(Shutdown::Read).expect("a shutdown");
+    // So many that there is always more, and so small that none is cut.
+    let piece = frame(STREAM, 0, &[b'x'; 8192]);
+    let writers: Vec<_> = (0..12)
+        .map(|_| {
+            let (mut socket, piece) = (shim.socket.try_clone().expect("a descriptor"), piece.clone());
+            thread::spawn(move || {
+                let start = Instant::now();
+                let mut count = 0;
+                while count < 64 << 20 && start.elapsed() < PATIENCE {
+                    match socket.write(&piece) {
+                        Ok(written) => count += written,
+                        Err(_) => return true,
+                    }
+                }
+                false
+            })
+        })
+        .collect();
+    assert!(writers.into_iter().all(|writer| writer.join().expect("it ends")), "it is read for ever");
+    let peak = status(agent.pid(), "VmHWM");
+    assert!(peak < 24 << 10, "{peak} kB");
+    let mut shim = over(&agent);
+    shim.connect(&token);
 }

@@ -1,13 +1,14 @@
 //! What commands do to containers and to the whole pod.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::client::{
-    COMMAND, CONNECT, Client, DISCONNECT, HYPER, SIGNAL, exec_command, exited, failure, over, running, success,
+    COMMAND, CONNECT, Client, DISCONNECT, HYPER, SIGNAL, exec_command, exited, failure, frame, over, running, success,
 };
 use crate::support::{Agent, wait_until};
 
@@ -203,6 +204,11 @@ fn the_size_of_a_terminal_that_has_just_gone_is_passed_over() {
 
 /// An agent that sees no processes but its own, so that the end of its machine is theirs; `None` where that is forbidden.
 fn agent_of_a_pod() -> Option<Agent> {
+    agent_of_a_pod_under(&[])
+}
+
+/// The same, run by these words.
+fn agent_of_a_pod_under(tracer: &[&str]) -> Option<Agent> {
     // Whether the numbers of processes are others there is looked at again below: nobody wants to end this machine.
     let words = ["-p", "-f", "--mount-proc", "--kill-child"];
     let works = Command::new("unshare").args(words).arg("true").stderr(Stdio::null()).status();
@@ -216,7 +222,7 @@ fn agent_of_a_pod() -> Option<Agent> {
         let lodger: Vec<_> =
             [command.get_program()].into_iter().chain(command.get_args()).map(ToOwned::to_owned).collect();
         let mut unshare = Command::new("unshare");
-        unshare.args(words).args(["sh", "-c", &script, "sh"]).args(lodger).stdin(Stdio::null());
+        unshare.args(words).args(["sh", "-c", &script, "sh"]).args(tracer).args(lodger).stdin(Stdio::null());
         *command = unshare;
     }))
 }
@@ -270,47 +276,59 @@ const SLOW: &str =
 
 #[test]
 fn a_pod_ends_as_soon_as_its_programs_have_whoever_leaves_meanwhile() {
-    let name = "a_pod_ends_as_soon_as_its_programs_have_whoever_leaves_meanwhile";
     for is_own_shim in [false, true] {
-        let Some(mut agent) = agent_of_a_pod() else {
-            return eprintln!("skipped {name}: needs root and namespaces");
-        };
-        let mut runtime = over(&agent);
-        let tokens = runtime.register("vm", 3);
-        let mut shim = over(&agent);
-        shim.connect(&tokens[0]);
-        runtime.exec(&tokens[0], SLOW);
-        assert_eq!(shim.line(), "ready");
-        let start = Instant::now();
-        let mut asking = if is_own_shim {
-            // The one that asks has a process itself, and goes.
-            let mut asking = over(&agent);
-            asking.attach("vm", 0);
-            asking.connect(&tokens[1]);
-            runtime.exec(&tokens[1], SLOW);
-            assert_eq!(asking.line(), "ready");
-            asking
-        } else {
-            runtime
-        };
-        asking.send(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string());
-        assert_eq!(shim.line(), "term");
-        // Nothing starts any more.
-        let mut other = over(&agent);
-        other.attach("vm", 0);
-        let late = json!({"hyperName": "execcmd", "data": {"process": {"args": ["sleep", "1000"]}}});
-        other.refused(HYPER, late, "ERROR received from VM agent, control msg received : the machine is about to end");
-        if is_own_shim {
-            drop(asking);
-            assert_eq!(shim.finish().2, 6);
-        } else {
-            shim.send(COMMAND, DISCONNECT, "");
-            shim.ends();
-            assert_eq!(asking.next(), success(HYPER));
+        // A machine with other work may stand still for a while, but not whenever this is tried.
+        let mut times = Vec::new();
+        while times.iter().all(|time| *time >= SOON) {
+            assert!(times.len() < 3, "{is_own_shim}: {times:?}");
+            let Some(time) = time_of_a_pods_end(is_own_shim) else {
+                return eprintln!(
+                    "skipped a_pod_ends_as_soon_as_its_programs_have_whoever_leaves_meanwhile: needs root and namespaces"
+                );
+            };
+            times.push(time);
         }
-        wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
-        assert!(start.elapsed() < SOON, "{is_own_shim}: {:?}", start.elapsed());
     }
+}
+
+/// How long a pod takes to end whose programs end within a second, while one of its clients leaves: one that has a process itself, and asks for
+/// the end, or another one. `None` where there can be none.
+fn time_of_a_pods_end(is_own_shim: bool) -> Option<Duration> {
+    let mut agent = agent_of_a_pod()?;
+    let mut runtime = over(&agent);
+    let tokens = runtime.register("vm", 3);
+    let mut shim = over(&agent);
+    shim.connect(&tokens[0]);
+    runtime.exec(&tokens[0], SLOW);
+    assert_eq!(shim.line(), "ready");
+    let start = Instant::now();
+    let mut asking = if is_own_shim {
+        let mut asking = over(&agent);
+        asking.attach("vm", 0);
+        asking.connect(&tokens[1]);
+        runtime.exec(&tokens[1], SLOW);
+        assert_eq!(asking.line(), "ready");
+        asking
+    } else {
+        runtime
+    };
+    asking.send(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string());
+    assert_eq!(shim.line(), "term");
+    // Nothing starts any more.
+    let mut other = over(&agent);
+    other.attach("vm", 0);
+    let late = json!({"hyperName": "execcmd", "data": {"process": {"args": ["sleep", "1000"]}}});
+    other.refused(HYPER, late, "ERROR received from VM agent, control msg received : the machine is about to end");
+    if is_own_shim {
+        drop(asking);
+        assert_eq!(shim.finish().2, 6);
+    } else {
+        shim.send(COMMAND, DISCONNECT, "");
+        shim.ends();
+        assert_eq!(asking.next(), success(HYPER));
+    }
+    wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+    Some(start.elapsed())
 }
 
 #[test]
@@ -329,4 +347,91 @@ fn nobody_keeps_the_machine_by_reading_nothing() {
     wait_until("the output is written", || written.exists());
     asking.send(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string());
     wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+}
+
+#[test]
+fn nothing_behind_the_end_of_the_pod_puts_it_off() {
+    let Some(mut agent) = agent_of_a_pod() else {
+        return eprintln!("skipped nothing_behind_the_end_of_the_pod_puts_it_off: needs root and namespaces");
+    };
+    let mut runtime = over(&agent);
+    let token = runtime.register("vm", 1).remove(0);
+    runtime.connect(&token);
+    // Each of these would wait for a process for half a minute.
+    let mut frames = frame(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string().as_bytes());
+    for _ in 0..3 {
+        frames.extend(frame(COMMAND, SIGNAL, br#"{"signalNumber":10}"#));
+    }
+    runtime.write(&frames);
+    let start = Instant::now();
+    assert_eq!(runtime.next(), success(HYPER));
+    wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+    assert!(start.elapsed() < Duration::from_secs(25), "{:?}", start.elapsed());
+}
+
+/// How many processes have this path among their words.
+fn processes_that_name(path: &Path) -> usize {
+    let words =
+        fs::read_dir("/proc").expect("proc").filter_map(|entry| fs::read(entry.ok()?.path().join("cmdline")).ok());
+    let path = path.to_str().expect("text");
+    words.filter(|words| String::from_utf8_lossy(words).contains(path)).count()
+}
+
+#[test]
+fn a_program_that_is_about_to_start_ends_with_the_pod() {
+    let name = "a_program_that_is_about_to_start_ends_with_the_pod";
+    let can_trace = Command::new("strace").args(["-qq", "-o", "/dev/null", "true"]).status();
+    if !can_trace.is_ok_and(|status| status.success()) {
+        return eprintln!("skipped {name}: needs strace and the right to trace");
+    }
+    // Each program takes a second to start, this agent too.
+    let words =
+        ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=execve", "-e", "inject=execve:delay_enter=1000000"];
+    let Some(mut agent) = agent_of_a_pod_under(&words) else {
+        return eprintln!("skipped {name}: needs root and namespaces");
+    };
+    let mut runtime = over(&agent);
+    let token = runtime.register("vm", 1).remove(0);
+    let mut shim = over(&agent);
+    shim.connect(&token);
+    let mut asking = over(&agent);
+    asking.attach("vm", 0);
+    // Until it has become the program, it looks like the agent.
+    let agents = || processes_that_name(&agent.socket);
+    let before = agents();
+    runtime.send(COMMAND, HYPER, exec_command(&token, "exec sleep 1000").to_string());
+    wait_until("it is about to start", || agents() > before);
+    asking.send(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string());
+    assert_eq!(runtime.next(), success(HYPER));
+    assert_eq!(shim.finish().2, 143);
+    wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+}
+
+#[test]
+fn the_name_of_a_container_that_was_not_wanted_in_the_end_is_free() {
+    let agent = Agent::start();
+    let mut runtime = over(&agent);
+    runtime.register("vm", 0);
+    let mut left = 0;
+    // The shim leaves while its process is being started, more or less.
+    for round in 0..200 {
+        let id = format!("c{round}");
+        let token = runtime.attach("vm", 1).remove(0);
+        let mut shim = over(&agent);
+        shim.connect(&token);
+        runtime.send(COMMAND, HYPER, new_container(&id, &token, "exit 0").to_string());
+        std::thread::sleep(Duration::from_micros(20 * (round % 50)));
+        shim.send(COMMAND, DISCONNECT, "");
+        if runtime.next() == success(HYPER) {
+            continue;
+        }
+        left += 1;
+        let token = runtime.attach("vm", 1).remove(0);
+        let mut shim = over(&agent);
+        shim.connect(&token);
+        runtime.done(HYPER, new_container(&id, &token, "exit 3"));
+        assert_eq!(shim.finish().2, 3, "{id}");
+        shim.send(COMMAND, DISCONNECT, "");
+    }
+    println!("{left} of 200 were not wanted in the end");
 }

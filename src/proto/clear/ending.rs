@@ -17,6 +17,7 @@ use crate::sys::signal::{SIGCONT, SIGKILL, SIGTERM};
 /// that none starts.
 pub fn end_programs(connection: &mut Connection) {
     let deadline = Instant::now() + PATIENCE;
+    let mut asked: Vec<Arc<Session>> = Vec::new();
     // Once more as long as there are others: one may have been about to start.
     loop {
         let sessions: Vec<_> = connection.registry().all().filter(|session| !session.is_told()).collect();
@@ -27,17 +28,31 @@ pub fn end_programs(connection: &mut Connection) {
         let bell = connection.bell().inspect_err(|why| log::warn!("destroypod: {why}")).ok();
         for session in &sessions {
             bell.iter().for_each(|bell| session.tell_end_to(bell));
+            let is_asked = asked.iter().any(|other| Arc::ptr_eq(other, session));
+            // Nobody is asked twice: some take the second time for a sign of impatience.
+            if session.is_launching() || is_asked {
+                continue;
+            }
             // An error says that it has ended by itself, or is out of reach: then it is waited for.
             let _ = session.signal_group(SIGTERM);
             let _ = session.signal_group(SIGCONT);
             session.kill_where(ignores_term);
+            asked.push(Arc::clone(session));
         }
-        match wait(connection, bell.as_deref(), &sessions, deadline) {
+        let (launching, started): (Vec<_>, Vec<_>) =
+            sessions.iter().cloned().partition(|session| !asked.iter().any(|other| Arc::ptr_eq(other, session)));
+        // Those that can be reached now are asked before the others are waited for.
+        let is_next = || {
+            let is_reached = launching.iter().any(|session| !session.is_launching());
+            is_reached || launching.is_empty() && started.iter().all(|session| session.is_told())
+        };
+        match wait(connection, bell.as_deref(), is_next, deadline) {
             Waited::Over => {}
             Waited::AgentEnds => return,
             Waited::TooLong => {
                 sessions.iter().for_each(|session| drop(session.signal_group(SIGKILL)));
-                wait(connection, bell.as_deref(), &sessions, Instant::now() + LAST_WORDS);
+                let is_over = || sessions.iter().all(|session| session.is_told());
+                wait(connection, bell.as_deref(), is_over, Instant::now() + LAST_WORDS);
                 return;
             }
         }
@@ -51,16 +66,16 @@ enum Waited {
     AgentEnds,
 }
 
-/// Waits until all sessions are over.
-fn wait(connection: &mut Connection, bell: Option<&Bell>, sessions: &[Arc<Session>], deadline: Instant) -> Waited {
-    while !sessions.iter().all(|session| session.is_told()) {
+/// Waits until this is so.
+fn wait(connection: &mut Connection, bell: Option<&Bell>, is_over: impl Fn() -> bool, deadline: Instant) -> Waited {
+    while !is_over() {
         match connection.wait(deadline) {
             connection::Waited::Rung => {}
             connection::Waited::TimeOver => return Waited::TooLong,
             // What it has asked for is done all the same, and its own process left to another connection.
             connection::Waited::Gone => {
                 connection.lose_shim();
-                return wait_without(connection, bell, sessions, deadline);
+                return wait_without(connection, bell, is_over, deadline);
             }
         }
     }
@@ -68,13 +83,13 @@ fn wait(connection: &mut Connection, bell: Option<&Bell>, sessions: &[Arc<Sessio
 }
 
 /// The same for a client that has gone.
-fn wait_without(connection: &Connection, bell: Option<&Bell>, sessions: &[Arc<Session>], deadline: Instant) -> Waited {
+fn wait_without(connection: &Connection, bell: Option<&Bell>, is_over: impl Fn() -> bool, deadline: Instant) -> Waited {
     let mut set = PollSet::default();
     loop {
         bell.iter().for_each(|bell| bell.clear());
         let left = deadline.saturating_duration_since(Instant::now());
         match () {
-            () if sessions.iter().all(|session| session.is_told()) => return Waited::Over,
+            () if is_over() => return Waited::Over,
             () if left.is_zero() => return Waited::TooLong,
             () => {}
         }

@@ -194,17 +194,21 @@ fn start_with_shim(
     if !session.reserve(&bell) {
         return Err(format!("token {token} has its process, or is about to have it"));
     }
-    let started =
-        wait_for_shim(connection, &session).and_then(|()| launch(connection, vm, container, process, &session));
-    let held = started.inspect_err(|_| session.give_back())?;
+    wait_for_shim(connection, &session).inspect_err(|_| session.give_back())?;
+    let _launching = session.launching();
+    let held = launch(connection, vm, container, process, &session).inspect_err(|_| session.give_back())?;
+    let registry = connection.registry();
     match session.start(held, &keeper) {
         Ok(false) => {}
-        Ok(true) => {
-            let registry = connection.registry();
-            registry.keepers.guard(Arc::clone(&session), keeper, registry.times.abandoned);
+        Ok(true) => registry.keepers.guard(Arc::clone(&session), keeper, registry.times.abandoned),
+        Err(held) => {
+            // Its shim did not want it. Whoever asks for the container once more shall have it.
+            drop(held);
+            if let Container::New(id) = container {
+                registry.uncontain(vm, id, &session);
+            }
+            return Err(format!("the shim of token {token} has left"));
         }
-        // It ends as it is dropped: its shim did not want it.
-        Err(_) => return Err(format!("the shim of token {token} has left")),
     }
     Ok(Vec::new())
 }
@@ -232,8 +236,9 @@ fn start_without_shim(
     let session = Arc::new(Session::without_shim(vm.number));
     // Before it runs, so that nobody who looks for all processes misses it.
     connection.registry().remember(&session);
+    let _launching = session.launching();
     let held = launch(connection, vm, container, process, &session).inspect_err(|_| session.end(0))?;
-    connection.registry().keepers.discard(held, session);
+    connection.registry().keepers.discard(held, Arc::clone(&session));
     Ok(Vec::new())
 }
 

@@ -16,8 +16,11 @@ use crate::sys::process::signal_group;
 use crate::sys::signal;
 use crate::sys::tty::{self, Window};
 
-/// How long a channel waits for the end of the one before it, whose end the host may have seen before us.
+/// How long a channel waits for the end of the one before it, which its host may have closed before we see it.
 const SEAT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same where that is known, and something has still to be done before it is left.
+const DESERTED_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Bytes of a container's or a process's name: hosts give 64 digits to each.
 pub const ID_MAX: usize = 255;
@@ -129,6 +132,9 @@ impl Pair {
             state.place(channel).is_some() || [&state.ctl, &state.tty].into_iter().flatten().any(Place::is_deserted)
         };
         let waited = self.left.wait_timeout_while(self.state(), SEAT_PATIENCE, is_taken);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let is_deserted = |state: &mut State| state.place(channel).as_ref().is_some_and(Place::is_deserted);
+        let waited = self.left.wait_timeout_while(state, DESERTED_PATIENCE, is_deserted);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.place(channel).is_some() {
             return None;
@@ -362,7 +368,8 @@ impl State {
 impl Place {
     /// Whether its host has gone, and it will be left in a moment.
     fn is_deserted(&self) -> bool {
-        fd::wait_for(self.host.as_fd(), fd::HANG_UP, Some(Duration::ZERO)).is_ok_and(|ready| ready.hung_up)
+        // Both channels take the end of what is sent for theirs.
+        fd::wait_for(self.host.as_fd(), fd::PEER_ENDED, Some(Duration::ZERO)).is_ok_and(|ready| ready.hung_up)
     }
 }
 

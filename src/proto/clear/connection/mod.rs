@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::{Ended, QUEUE_MAX};
+use crate::exec::departure::Departure;
 use crate::proto::Circumstances;
 use crate::proto::bell::Bell;
 use crate::proto::clear::commands::{self, Answer};
@@ -60,6 +61,7 @@ pub struct Connection<'a> {
     inbox: Inbox,
     expected: usize,
     bell: Option<Arc<Bell>>,
+    /// No frame is taken until it is done.
     afterwards: Option<Afterwards>,
     pending: Option<Pending>,
     /// The next frame is input for a process that has not read enough of what it was sent before.
@@ -70,6 +72,8 @@ pub struct Connection<'a> {
     input_over: bool,
     /// Nobody is there to write to.
     gone: bool,
+    /// Whether it has gone while it is not read.
+    departure: Departure,
     stopped: bool,
     broken: Option<String>,
 }
@@ -112,6 +116,7 @@ impl<'a> Connection<'a> {
             is_busy: false,
             input_over: false,
             gone: false,
+            departure: Departure::default(),
             stopped: false,
             broken: None,
         }
@@ -145,10 +150,11 @@ impl<'a> Connection<'a> {
         let (mut set, mut sources) = (PollSet::default(), Vec::new());
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            self.look(&mut set, &mut sources, Some(left))?;
+            self.look(&mut set, &mut sources, self.departure.tick().into_iter().chain([left]).min())?;
             let is_rung =
                 sources.iter().enumerate().any(|(at, source)| matches!(source, Source::Bell) && set.ready(at).readable);
             self.handle_all(&set, &sources)?;
+            self.gone |= self.departure.is_seen(self.stream.input(), false);
             self.attend();
             self.write()?;
             match () {
@@ -213,7 +219,7 @@ impl<'a> Connection<'a> {
 
     /// Whether frames may be acted on: their answers have room.
     fn takes_frames(&self) -> bool {
-        !self.input_over && !self.gone && self.outgoing.cost() < OUTGOING_HIGH
+        !self.input_over && !self.gone && self.afterwards.is_none() && self.outgoing.cost() < OUTGOING_HIGH
     }
 
     /// Whether the client may be read.

@@ -66,11 +66,12 @@ impl Connection<'_> {
             add(set, bell.watch(), fd::READ, Source::Bell);
         }
         let room = self.outgoing.cost() < OUTGOING_HIGH;
-        let input = match (room && !self.is_busy && !self.input_over, self.blocked) {
-            (true, false) => fd::READ,
+        let input = match () {
+            () if self.is_busy && self.stream.is_one() => self.departure.events(),
+            () if self.is_busy || !self.takes_frames() => fd::HANG_UP,
             // What it has sent waits for the process; but its departure must be seen.
-            (true, true) => fd::PEER_ENDED,
-            (false, _) => fd::HANG_UP,
+            () if self.blocked => fd::PEER_ENDED,
+            () => fd::READ,
         };
         let output = if self.outgoing.is_empty() { fd::HANG_UP } else { fd::WRITE };
         if self.stream.is_one() {
@@ -132,8 +133,12 @@ impl Connection<'_> {
         }
         if !self.wants_input() {
             // Not asked to read, only told that nothing more will be sent; or, where that is known, that nobody listens.
-            self.gone |= ready.hung_up && (self.input_over || self.is_busy);
-            self.input_over |= ready.hung_up;
+            if self.is_busy {
+                self.gone |= self.departure.is_seen(self.stream.input(), ready.hung_up);
+            } else {
+                self.gone |= ready.hung_up && self.input_over;
+                self.input_over |= ready.hung_up;
+            }
             return Ok(());
         }
         match self.inbox.fill(self.stream.input(), self.expected) {

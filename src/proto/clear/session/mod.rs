@@ -56,6 +56,8 @@ struct State {
     ending: Vec<Weak<Bell>>,
     /// The shim has been given all, the exit code too.
     told: bool,
+    /// Its process is being started, and nobody can reach it yet.
+    launching: bool,
     /// When the last shim was lost.
     lost: Instant,
     /// Output of a process that has ended, for a shim that was lost before it had all of it.
@@ -102,6 +104,7 @@ impl Session {
             guard: None,
             ending: Vec::new(),
             told: false,
+            launching: false,
             lost: Instant::now(),
             rest: Outgoing::default(),
             reach: None,
@@ -218,13 +221,25 @@ impl Session {
     pub fn is_told(&self) -> bool {
         let state = self.state();
         match state.phase {
+            _ if state.launching => false,
             Phase::Idle | Phase::Starting | Phase::Disconnected => true,
             Phase::Ready(_) | Phase::Taken | Phase::Left => false,
             Phase::Over(_) => state.told || state.shim.is_none(),
         }
     }
 
-    /// Rings this bell whenever it may have come nearer to that.
+    /// Its process is being started until this is dropped. Whoever lets none start any more, and looks then, either sees this or is seen by it.
+    pub fn launching(&self) -> Launching<'_> {
+        self.state().launching = true;
+        Launching(self)
+    }
+
+    /// Whether it is about to have a process that nobody can reach yet.
+    pub fn is_launching(&self) -> bool {
+        self.state().launching
+    }
+
+    /// Rings this bell whenever it may have come nearer to that, or can be reached.
     pub fn tell_end_to(&self, bell: &Arc<Bell>) {
         let mut state = self.state();
         state.ending.retain(|other| other.strong_count() > 0);
@@ -295,6 +310,17 @@ impl Session {
     pub fn is_unused(&self) -> bool {
         let state = self.state();
         state.shim.is_none() && matches!(state.phase, Phase::Idle)
+    }
+}
+
+/// A process that is being started.
+pub struct Launching<'a>(&'a Session);
+
+impl Drop for Launching<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.launching = false;
+        state.ring_ending();
     }
 }
 
