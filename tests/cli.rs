@@ -118,6 +118,8 @@ fn an_agent_that_is_not_there_is_said_with_what_to_do() {
     let address = format!("unix:{}", path.display());
     run(["ls", "--to", &address]).bad(125, &[&address, "no such file or directory", "lodger serve"]);
     drop(std::os::unix::net::UnixListener::bind(&path).expect("a socket"));
+    // A neighbour's fork may keep it open for a moment.
+    wait_until("nobody listens", || std::os::unix::net::UnixStream::connect(&path).is_err());
     run(["ls", "--to", &address]).bad(125, &[&address, "connection refused", "lodger serve"]);
     run(["ls", "--to", "nonsense"]).bad(125, &["nonsense", "unix:PATH"]);
     run(["ls", "--to", "tcp:1"]).bad(125, &["tcp:1", "unix:"]);

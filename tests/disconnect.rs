@@ -14,8 +14,8 @@ use lodger::sys::signal::{SIGKILL, SIGTERM, send};
 use lodger::wire::frame::{Frame, Hello};
 
 use support::{
-    Agent, PATIENCE, Peer, agent_after, children, cpu_ticks, data, descriptors, exec, lives, run, shell, status,
-    wait_until,
+    Agent, PATIENCE, Peer, agent_after, children, data, descriptors, exec, lives, run, shell, status, wait_until,
+    wait_until_at_rest,
 };
 
 /// Ends what a test may leave behind in the group of a program.
@@ -57,11 +57,9 @@ fn what_ignores_the_hang_up_is_killed_after_the_grace_with_all_its_group() {
     let members = children(pid);
     let start = Instant::now();
     drop(peer);
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(lives(pid) && members.iter().all(|member| lives(*member)), "there is a grace");
     wait_until("all have gone", || !lives(pid) && members.iter().all(|member| !lives(*member)));
     assert!(!members.is_empty());
-    assert!(start.elapsed() > Duration::from_millis(1500), "{:?}", start.elapsed());
+    assert!(start.elapsed() > Duration::from_millis(1500), "there is a grace: {:?}", start.elapsed());
     wait_until("nothing is left", || children(agent.pid()).is_empty());
 }
 
@@ -162,7 +160,8 @@ fn an_agent_that_is_told_to_end_ends_all_programs_first() {
     let begin = Instant::now();
     send(agent.pid() as i32, SIGTERM).expect("the agent lives");
     assert_eq!(wait_for_end(&mut agent), Some(0));
-    assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+    // Long before they end by themselves.
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
     wait_until("all programs have gone", || started.iter().all(|(pid, _)| !lives(*pid)));
     assert!(!agent.socket.exists(), "the socket is removed");
 }
@@ -251,7 +250,9 @@ fn connections_that_say_nothing_have_no_thread_and_keep_nobody_out() {
     }
     assert_eq!(run(&agent, exec(&["true"])).code, 0);
     // The last 128 may still speak; those before them heard why not.
-    let last = silent.split_off(1000 - 128);
+    let mut last = silent.split_off(1000 - 128);
+    // That of the program may have been one of the silent ones for a moment, and have taken the place of this one.
+    drop(last.remove(0));
     for mut peer in silent {
         let item = peer.receive().expect("a word");
         assert!(matches!(Frame::decode(&item), Ok(Frame::Error { error }) if error.contains("more than 128 ")));
@@ -272,12 +273,7 @@ fn without_a_descriptor_left_the_agent_waits_and_recovers() {
     let mut peers: Vec<Peer> = (0..4).map(|_| agent.hello()).collect();
     let silent: Vec<Peer> = (0..24).map(|_| agent.connect()).collect();
     wait_until("it has run out", || descriptors(agent.pid()) >= 24);
-    let before = cpu_ticks(agent.pid());
-    for _ in 0..3 {
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    let used = cpu_ticks(agent.pid()) - before;
-    assert!(used <= 2, "{used} ticks of 10 ms in 300 ms");
+    wait_until_at_rest(agent.pid());
     peers[0].send(&Frame::Exec { id: 0, exec: exec(&["true"]) });
     let finished = peers[0].finish(0);
     assert_eq!((finished.code, finished.error.contains("too many open files")), (127, true), "{}", finished.error);

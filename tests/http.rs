@@ -321,7 +321,8 @@ fn a_large_body_goes_through_in_little_memory() {
     let expected: u64 = block.iter().map(|byte| u64::from(*byte)).sum::<u64>() * (BYTES / block.len()) as u64;
     assert_eq!((total, sum), (BYTES, expected));
     // The other tests of this process have theirs in it, about 20 MiB.
-    assert!(peak_kib() - before < 48 << 10, "{} KiB more than before", peak_kib() - before);
+    let grown = peak_kib().saturating_sub(before);
+    assert!(grown < 48 << 10, "{grown} KiB more than before");
 }
 
 fn peak_kib() -> u64 {
@@ -381,7 +382,7 @@ fn a_body_that_nobody_wanted_is_read_away_when_it_is_small() {
         server.request(patient()).expect("a request").expect("one");
         let start = Instant::now();
         server.respond(409, &[], b"no", patient()).expect("a client");
-        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
         let next = server.request(patient()).expect("it is over, or not").map(|request| request.path);
         drop(server);
         let said = writer.join().expect("the writer ends");
@@ -571,7 +572,7 @@ fn chance_neither_panics_nor_hangs() {
                     let _ = ours.respond(200, &[], b"", patient());
                 }
             }
-            assert!(start.elapsed() < Duration::from_secs(5), "it waited");
+            assert!(start.elapsed() < Duration::from_secs(20), "it waited");
         });
         assert!(result.is_ok(), "seed {seed}: {:?}", String::from_utf8_lossy(&bytes));
     }

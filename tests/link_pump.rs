@@ -450,15 +450,20 @@ fn a_hostile_segment_costs_little() {
             let mixed = hostile(declared, filler, length / 2);
             let mixed = [&mixed[..mixed.len() - 1], &b"\x01\n".repeat(length / 4 - 10), b"\0"].concat();
             for bytes in [bytes, mixed] {
-                let mut text = 0;
-                let start = thread_time();
-                Scanner::new(FRAME_BYTES_CLEAN).scan(&bytes, &mut |found| {
-                    text += if let Found::Text(bytes) = found { bytes.len() } else { 0 };
-                });
-                let cost = thread_time() - start;
                 let what = format!("{:?}, {declared} declared", String::from_utf8_lossy(filler));
-                assert!(cost < Duration::from_millis(100), "{what}: {cost:?}");
-                assert_eq!(text, bytes.len() - 2, "{what}");
+                // A shared processor is slow at times.
+                let costs = [(); 3].map(|()| {
+                    let mut text = 0;
+                    let start = thread_time();
+                    Scanner::new(FRAME_BYTES_CLEAN).scan(&bytes, &mut |found| {
+                        text += if let Found::Text(bytes) = found { bytes.len() } else { 0 };
+                    });
+                    let cost = thread_time() - start;
+                    assert_eq!(text, bytes.len() - 2, "{what}");
+                    cost
+                });
+                let cost = costs.into_iter().min().expect("some");
+                assert!(cost < Duration::from_millis(100), "{what}: {costs:?}");
             }
         }
     }

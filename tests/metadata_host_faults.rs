@@ -8,7 +8,7 @@ mod support;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
@@ -134,7 +134,8 @@ fn a_command_that_was_cancelled_does_not_reach_the_guest() {
     for line in [r#"{"do":"shell","command":["rm"]}"#, r#"{"do":"get","path":"/a"}"#, r#"{"do":"kill"}"#] {
         let cancelled = command(&host, line);
         pause(Duration::from_millis(100));
-        drop(cancelled);
+        // A child that another test is about to start may have a copy of it.
+        cancelled.shutdown(Shutdown::Both).expect("a shutdown");
     }
     let mut guest = connect(&host.socket());
     let list = command(&host, r#"{"do":"ls","path":"/d"}"#);
@@ -150,7 +151,7 @@ fn a_command_that_was_cancelled_does_not_reach_the_guest() {
     // Until the command waits for the reply, and no longer for the poll.
     pause(Duration::from_millis(50));
     let start = Instant::now();
-    drop(cancelled);
+    cancelled.shutdown(Shutdown::Both).expect("a shutdown");
     wait_until("the host knows", is_alone);
     assert!(start.elapsed() < Duration::from_secs(15), "it was not the time for a reply that ended it");
     assert!(reply(&mut guest, &action, "", b"").1.contains("UnknownActionId"));
@@ -320,12 +321,14 @@ fn a_log_that_is_lost_is_told_once_and_counts_as_our_error() {
 
 #[test]
 fn a_task_whose_log_nobody_reads_is_killed() {
-    let (rd, wr) = fd::pipe().expect("a pipe");
-    let mut host = Heard::start(&[], wr);
+    // A socket, whose end comes even if a child that another test is about to start has a copy of it.
+    let (mut ours, theirs) = UnixStream::pair().expect("a socket pair");
+    let mut host = Heard::start(&[], OwnedFd::from(theirs));
     host.line();
     let (mut guest, mut log) = (host.guest(), host.guest());
     log.write_all(b"POST /engine/v1/log HTTP/1.1\r\nContent-Length: 99\r\n\r\nfirst").expect("the host reads");
-    File::from(rd).read_exact(&mut [0; 5]).expect("the first line");
+    ours.read_exact(&mut [0; 5]).expect("the first line");
+    ours.shutdown(Shutdown::Both).expect("a shutdown");
     log.write_all(b"second").expect("the host reads");
     let action = poll(&mut guest);
     assert_eq!(action.kind, Kind::KillProcess);

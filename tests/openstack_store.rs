@@ -422,11 +422,13 @@ fn a_store_that_hangs_up_all_the_time_is_tried_once_a_second_and_named_once() {
         },
     ] {
         let fake = Fake::start(answer);
+        let start = Instant::now();
         let agent = Alone::start(&fake);
         wait_until("it was tried twice", || fake.connections.load(Ordering::Relaxed) >= 2);
         pause(Duration::from_millis(200));
         let log = agent.log();
-        assert!(fake.connections.load(Ordering::Relaxed) == 2 && cpu_ticks(agent.0.id()) <= 10, "{log}");
+        let tried = fake.connections.load(Ordering::Relaxed);
+        assert!(tried as u64 <= 2 + start.elapsed().as_secs() && cpu_ticks(agent.0.id()) <= 10, "{tried} times: {log}");
         assert!(log.lines().count() <= 3, "{log}");
     }
 }

@@ -2,9 +2,8 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
-use crate::exec::{HANG_UP_GRACE, Session, hang_up};
+use crate::exec::{END_PATIENCE, HANG_UP_GRACE, Session, hang_up};
 
 /// Bytes of stack of a thread that only waits for programs to end.
 const STACK: usize = 64 << 10;
@@ -45,6 +44,6 @@ pub fn hang_up_meanwhile(sessions: Vec<Session>) {
 
 /// Waits until all of them have ended, but not for long.
 pub fn wait() {
-    let patience = HANG_UP_GRACE + Duration::from_secs(1);
+    let patience = HANG_UP_GRACE + END_PATIENCE;
     let _ = FEWER.wait_timeout_while(parting(), patience, |count| *count > 0);
 }

@@ -61,8 +61,11 @@ const READ_BYTES: usize = 16 << 10;
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 const WRITE_RATE_MIN: usize = 4 << 10;
 
-/// How long to take in what a client still sends after it was refused: it may write all before it reads, and would never see the answer.
+/// How long to wait for what a client still sends after it was refused: it may write all before it reads, and would never see the answer.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How much of what is there already is taken in for it, in bytes, however late it is looked at: many times what a request may have.
+const DRAIN_MAX: usize = 32 << 20;
 
 /// How long such a client may pause where only our end tells it the end of the answer.
 const DRAIN_LULL: Duration = Duration::from_millis(50);
@@ -335,10 +338,14 @@ fn drain(stream: &Stream, stop: BorrowedFd) -> io::Result<()> {
     let is_socket = fd::shutdown_write(stream.output()).is_ok();
     let mut buffer = [0; DRAIN_BYTES];
     let end = Instant::now() + DRAIN_PATIENCE;
-    while Instant::now() < end {
+    let mut drained = 0;
+    while drained < DRAIN_MAX {
         match fd::read(stream.input(), &mut buffer) {
             Ok(0) => break,
-            Ok(_) => continue,
+            Ok(count) => {
+                drained += count;
+                continue;
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }

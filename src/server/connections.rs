@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Ended, PROGRAMS_MAX};
-use crate::exec::HANG_UP_GRACE;
+use crate::exec::{END_PATIENCE, HANG_UP_GRACE};
 use crate::proto::settings::Settings;
 use crate::proto::{self, Circumstances, Opening, PROTOCOLS, Protocol};
 use crate::server::arrivals::{Arrival, SILENT_MAX};
@@ -128,7 +128,7 @@ pub fn report(ended: io::Result<Ended>) {
 
 /// Waits until the connections, which see the stop themselves, have ended their programs.
 pub fn wait_for_connections(shared: &Shared) {
-    let patience = HANG_UP_GRACE + Duration::from_secs(1);
+    let patience = HANG_UP_GRACE + END_PATIENCE;
     let mut connections = shared.connections();
     connections.are_awaited = true;
     let _ = shared.fewer.wait_timeout_while(connections, patience, |connections| connections.count > 0);

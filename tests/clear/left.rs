@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::client::{
     CONNECT, Client, DISCONNECT, HYPER, SIGNAL, UNREGISTER, exec_command, exited, frame, over, running, success,
 };
-use crate::support::{Agent, children, descriptors, pause, wait_until};
+use crate::support::{Agent, PATIENCE, children, descriptors, pause, wait_until};
 
 /// A container whose first process has this token.
 fn container(id: &str, token: &str, script: &str) -> serde_json::Value {
@@ -158,8 +158,9 @@ fn stuffed(agent: &Agent) -> (Client, Client, String) {
     shim.socket.set_nonblocking(true).expect("a socket");
     let input = frame(2, 0, &[b'x'; 8192]);
     let (mut count, mut stuck) = (0, 0);
-    // Until the agent has taken nothing for a while.
-    while stuck < 20 {
+    let start = Instant::now();
+    // Until the agent has taken nothing for a while, and not because it had no time.
+    while stuck < 20 || count <= 1 << 20 && start.elapsed() < PATIENCE {
         match shim.socket.write(&input) {
             Ok(written) => (count, stuck) = (count + written, 0),
             Err(_) => {

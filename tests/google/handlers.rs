@@ -148,10 +148,13 @@ fn a_handler_that_runs_holds_up_neither_calls_nor_changes() {
     let waits = Arc::clone(&both);
     monitor.register("slow", move |_| {
         waits.wait();
+        waits.wait();
         Ok(b"slow".to_vec())
     });
     let mut slow = monitor.connect();
     slow.write(br#"{"Command":"slow"}"#).expect("it reads");
+    // It runs.
+    both.wait();
     assert!(!slow.hears_within(Duration::from_millis(20)));
     monitor.register("new", |_| Ok(b"new".to_vec()));
     assert_bytes(&monitor.ask(br#"{"Command":"new"}"#), b"new", &"registered meanwhile");

@@ -108,18 +108,23 @@ fn what_is_not_complete_in_ten_seconds_is_104_everywhere() {
     // One byte a second, and always one more.
     let mut slow: Vec<(&str, Client)> = ways.iter().map(|way| (way.name, way.connect())).collect();
     slow.iter_mut().for_each(|(_, client)| client.write(br#"{"a":""#).expect("it reads"));
-    while since.elapsed() < Duration::from_secs(9) {
+    loop {
         std::thread::sleep(Duration::from_millis(100));
-        if since.elapsed().subsec_millis() < 100 {
+        let heard = clients.iter().chain(&slow).find(|(_, client)| client.hears_within(Duration::ZERO));
+        // Looked at behind that, because the test may have slept for longer than it wanted.
+        let time = since.elapsed();
+        if time > Duration::from_secs(9) {
+            break;
+        }
+        assert!(heard.is_none(), "{:?} after {time:?}", heard.map(|(name, _)| name));
+        if time.subsec_millis() < 100 {
             slow.iter_mut().for_each(|(_, client)| client.write(b"x").expect("it reads"));
         }
-        let heard = clients.iter().chain(&slow).find(|(_, client)| client.hears_within(Duration::ZERO));
-        assert!(heard.is_none(), "{:?} after {:?}", heard.map(|(name, _)| name), since.elapsed());
     }
     for (name, client) in clients.iter_mut().chain(&mut slow) {
         assert_bytes(&client.rest(), TIMEOUT, name);
     }
-    assert!((10..16).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
+    assert!((10..25).contains(&since.elapsed().as_secs()), "{:?}", since.elapsed());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Done, Running, lodger};
 use crate::line::{Line, Way, Weather};
-use crate::support::{Folder, PATIENCE, children, descriptors, status, wait_until};
+use crate::support::{Folder, PATIENCE, children, descriptors, pause, status, wait_until};
 
 /// A line with an agent, which ends with this.
 pub struct Rig {
@@ -81,13 +81,15 @@ impl Rig {
     /// The same of an agent that no client has come to yet.
     pub fn numbers_at_first(&self) -> (usize, u64) {
         wait_until("the agent has greeted", || self.line.taken(Way::ToHost) > 0);
-        let (mut last, mut since) = (self.numbers(), Instant::now());
-        // Nothing tells when it has opened everything.
+        // Nothing tells when it has opened everything: the numbers stay the same. They are counted, because time goes by on a machine that
+        // stands still, too.
+        let (mut last, mut same) = (self.numbers(), 0);
         wait_until("the agent has started", || {
-            if self.numbers() != last {
-                (last, since) = (self.numbers(), Instant::now());
-            }
-            since.elapsed().as_millis() > 1000
+            pause(Duration::from_millis(20));
+            let now = self.numbers();
+            same = if now == last { same + 1 } else { 0 };
+            last = now;
+            same > 50
         });
         last
     }

@@ -115,7 +115,7 @@ pub fn end(agent: &mut Child) {
         return;
     }
     let _ = signal::send(agent.id() as i32, signal::SIGTERM);
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     while !is_over(agent) && Instant::now() < deadline {
         pause(Duration::from_millis(5));
     }
@@ -130,6 +130,15 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "in vain waited until {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Waits until a process has used next to no processor time for a while. One that spins is never at rest.
+pub fn wait_until_at_rest(pid: u32) {
+    wait_until("it comes to rest", || {
+        let before = cpu_ticks(pid);
+        pause(Duration::from_millis(300));
+        cpu_ticks(pid) <= before + 2
+    });
 }
 
 /// Waits so long, for something that must not happen meanwhile or that nothing tells of.

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::running::Running;
-use crate::exec::{BLIND_POLL, HANG_UP_GRACE};
+use crate::exec::{BLIND_POLL, END_PATIENCE, HANG_UP_GRACE};
 use crate::proto::bell::Bell;
 use crate::proto::clear::PROCESSES_MAX;
 use crate::proto::clear::held::Held;
@@ -132,7 +132,7 @@ impl Keepers {
         if let Ok(over) = &self.over {
             over.ring();
         }
-        let patience = HANG_UP_GRACE + Duration::from_secs(1);
+        let patience = HANG_UP_GRACE + END_PATIENCE;
         let _ = self.fewer.wait_timeout_while(lock(&self.threads), patience, |threads| *threads > 0);
     }
 
