@@ -14,10 +14,14 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+#[cfg(feature = "clear")]
+use std::time::Duration;
 use std::time::Instant;
 
 use guest::{Client, run, text, wait_for_guest};
 use lodger::mkinitramfs::Image;
+#[cfg(feature = "clear")]
+use support::pause;
 use support::{Folder, wait_until};
 
 /// The guest's drivers: the bus, the device, and the way from the guest to itself.
@@ -247,6 +251,24 @@ fn runtimes_and_shims_of_clear_containers_run_programs_in_a_guest() {
     assert!(streams[0] == input, "it is what was sent");
     assert_eq!((text(&streams[1]).as_str(), code), ("pod\n", vec![5]));
     runtime.done(3, r#"{"hyperName":"removecontainer","data":{"container":"one"}}"#);
+    // A runtime that goes while its command waits for a shim leaves nothing to start, though a vsock does not hang up.
+    let answer = runtime.done(2, r#"{"containerId":"pod","numIOStreams":1}"#);
+    let token = answer.split('"').find(|word| word.len() == 44).unwrap_or_else(|| panic!("{answer}"));
+    let echo = |word: &str| {
+        let process = format!(r#"{{"args":["echo","{word}"]}}"#);
+        format!(r#"{{"hyperName":"execcmd","data":{{"process":{process}}},"tokens":["{token}"]}}"#)
+    };
+    let mut leaving = ClearClient::new(&guest, 1024);
+    leaving.done(2, r#"{"containerId":"pod","numIOStreams":0}"#);
+    leaving.send(0, 3, echo("first").as_bytes());
+    pause(Duration::from_secs(1));
+    drop(leaving);
+    pause(Duration::from_secs(3));
+    let mut shim = ClearClient::new(&guest, 1024);
+    shim.done(4, &format!(r#"{{"token":"{token}"}}"#));
+    runtime.done(3, &echo("second"));
+    assert_eq!(shim.next(), (2, 1, b"second\n".to_vec()));
+    assert_eq!(shim.next(), (3, 0, vec![0]));
     // The agent's own client meanwhile, on the same port.
     assert_eq!(guest.shell("exit 9").status.code(), Some(9));
     // Hyperstart's channels, beside both.

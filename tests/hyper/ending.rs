@@ -50,7 +50,7 @@ fn end(scripts: &[&str], reads: bool, patience: Duration) -> (Vec<u8>, Duration)
             };
             tty::serve(Stream::over(theirs), b"", &circumstances).expect("it serves")
         });
-        let seat: Seat = settings.hyper.enter(Channel::Ctl, &ctl).expect("a place");
+        let seat: Seat = settings.hyper.enter(Channel::Ctl, &ctl).expect("a bell").expect("a place");
         for (index, script) in scripts.iter().enumerate() {
             let stdio = 3 + 2 * index as u64;
             let script = script.replace("READY", &format!(": > {}", ready[index].display()));
@@ -126,7 +126,7 @@ fn without_a_tty_channel_the_time_counts_or_the_end_of_the_agent() {
         let pair = Settings::with(Table::empty()).hyper;
         let (ctl, _host) = Stream::pair().expect("sockets");
         let (stop, ring) = Stream::pair().expect("sockets");
-        let seat = pair.enter(Channel::Ctl, &ctl).expect("a place");
+        let seat = pair.enter(Channel::Ctl, &ctl).expect("a bell").expect("a place");
         let value = json!({ "args": ["sleep", "1000"], "stdio": 3, "stderr": 4 });
         pair.start("hyperstart", Role::Further, process::read(&value).expect("one")).expect("it starts");
         if ends {

@@ -73,7 +73,8 @@ impl Random {
             let at = self.below(bytes.len() + 1);
             let has_one = at < bytes.len();
             match self.below(6) {
-                0 | 1 if has_one => bytes[at] ^= 1 << self.below(8),
+                // Another name would be one in the agent's own folder, which is that of the machine.
+                0 | 1 if has_one && bytes[at] != FILE => bytes[at] ^= 1 << self.below(8),
                 2 if has_one => drop(bytes.remove(at)),
                 3 => bytes.insert(at, self.next() as u8),
                 4 => bytes.truncate(at),

@@ -56,7 +56,7 @@ pub fn refusal(why: &str) -> Vec<u8> {
 pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
     stream.set_nonblocking(true)?;
     let pair = &circumstances.settings.hyper;
-    let Some(seat) = pair.enter(Channel::Ctl, &stream) else {
+    let Some(seat) = pair.enter(Channel::Ctl, &stream)? else {
         stream.end();
         return Ok(Ended::Broken("there is another ctl channel".to_owned()));
     };

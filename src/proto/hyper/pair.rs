@@ -124,9 +124,12 @@ pub struct Seat {
 
 impl Pair {
     /// Takes a channel's place for a connection; `None` when another one keeps it.
-    pub fn enter(self: &Arc<Pair>, channel: Channel, stream: &Stream) -> Option<Seat> {
-        let bell = Arc::new(Bell::new().ok()?);
-        let place = Place { bell: Arc::clone(&bell), host: stream.input().try_clone_to_owned().ok()? };
+    ///
+    /// # Errors
+    /// Of pipe(2) and dup(2).
+    pub fn enter(self: &Arc<Pair>, channel: Channel, stream: &Stream) -> io::Result<Option<Seat>> {
+        let bell = Arc::new(Bell::new()?);
+        let place = Place { bell: Arc::clone(&bell), host: stream.input().try_clone_to_owned()? };
         // Whoever comes when a host has closed both channels finds nothing of it, also if only one of them has seen that yet.
         let is_taken = |state: &mut State| {
             state.place(channel).is_some() || [&state.ctl, &state.tty].into_iter().flatten().any(Place::is_deserted)
@@ -137,10 +140,10 @@ impl Pair {
         let waited = self.left.wait_timeout_while(state, DESERTED_PATIENCE, is_deserted);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if state.place(channel).is_some() {
-            return None;
+            return Ok(None);
         }
         *state.place(channel) = Some(place);
-        Some(Seat { pair: Arc::clone(self), channel, bell })
+        Ok(Some(Seat { pair: Arc::clone(self), channel, bell }))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

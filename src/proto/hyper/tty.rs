@@ -61,7 +61,7 @@ const LINGER: Duration = Duration::from_secs(10);
 pub fn serve(stream: Stream, head: &[u8], circumstances: &Circumstances) -> io::Result<Ended> {
     stream.set_nonblocking(true)?;
     let pair = &circumstances.settings.hyper;
-    let Some(seat) = pair.enter(Channel::Tty, &stream) else {
+    let Some(seat) = pair.enter(Channel::Tty, &stream)? else {
         stream.end();
         return Ok(Ended::Broken("there is another tty channel".to_owned()));
     };
