@@ -81,6 +81,7 @@ impl Drop for Client {
 impl Client {
     pub fn over(socket: UnixStream) -> Client {
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a time-out");
         Client { socket }
     }
 

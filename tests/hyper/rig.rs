@@ -100,6 +100,7 @@ fn connect(path: &Path) -> UnixStream {
         }
     };
     socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    socket.set_write_timeout(Some(PATIENCE)).expect("a time-out");
     socket
 }
 

@@ -159,6 +159,7 @@ pub struct Peer {
 impl Peer {
     pub fn new(socket: UnixStream) -> Peer {
         socket.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+        socket.set_write_timeout(Some(PATIENCE)).expect("a time-out");
         Peer { socket, buffer: Vec::new() }
     }
 
