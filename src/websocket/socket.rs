@@ -178,7 +178,7 @@ impl Socket {
 
     /// Forgets what waits, for a peer that does not read any more but may have said something before.
     pub fn discard(&mut self) {
-        self.pipes.outbox = Outbox::default();
+        self.pipes.outbox.clear();
     }
 
     /// Ends a connection that failed. What was written last still arrives, though what the peer sends is not read any more.
