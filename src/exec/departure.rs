@@ -3,7 +3,7 @@
 //! | | unix socket | vsock (Linux 6.1) | pipe, terminal, virtio port |
 //! | --- | --- | --- | --- |
 //! | it sends no more | POLLRDHUP | POLLRDHUP | |
-//! | it is closed | POLLHUP | POLLRDHUP | POLLHUP |
+//! | it is closed | POLLHUP | POLLRDHUP | POLLHUP; POLLERR where a pipe is written to |
 //!
 //! A vsock has POLLHUP only when both ends are shut. So one whose peer sends no more is asked by a write of nothing, which fails with EPIPE
 //! when nobody would read it; and asked again, because nothing tells that this has changed.

@@ -2,8 +2,9 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Instant;
 
-use crate::exec::{END_PATIENCE, HANG_UP_GRACE, Session, hang_up};
+use crate::exec::{Session, hang_up};
 
 /// Bytes of stack of a thread that only waits for programs to end.
 const STACK: usize = 64 << 10;
@@ -42,8 +43,8 @@ pub fn hang_up_meanwhile(sessions: Vec<Session>) {
     let _ = thread::Builder::new().stack_size(STACK).spawn(run);
 }
 
-/// Waits until all of them have ended, but not for long.
-pub fn wait() {
-    let patience = HANG_UP_GRACE + END_PATIENCE;
+/// Waits until all of them have ended, but not for longer.
+pub fn wait(deadline: Instant) {
+    let patience = deadline.saturating_duration_since(Instant::now());
     let _ = FEWER.wait_timeout_while(parting(), patience, |count| *count > 0);
 }

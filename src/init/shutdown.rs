@@ -15,7 +15,7 @@ use crate::sys::{boot, signal};
 /// agent, which the end takes away.
 const LAST_ANSWER: Duration = Duration::from_millis(50);
 
-/// Longest wait after SIGTERM. The agent takes up to 4 s to end its connections' programs in order.
+/// Longest wait after SIGTERM. The agent takes some 2 s to end its connections' programs in order, longer only on a machine that stands still.
 const TERM_WAIT: Duration = Duration::from_secs(5);
 
 /// Longest wait after SIGKILL: only a program inside a system call that cannot be interrupted is left by then.

@@ -217,7 +217,7 @@ impl Shell {
     }
 
     fn takes_input(&self) -> bool {
-        self.ending.is_none() && self.client.room() > 0 && self.socket.waiting() < WAITING_MAX
+        self.ending.is_none() && self.unread.is_none() && self.client.room() > 0 && self.socket.waiting() < WAITING_MAX
     }
 
     fn patience(&self, now: Instant) -> Option<Duration> {
@@ -245,7 +245,10 @@ impl Shell {
 
     fn lose(&mut self, error: io::Error) {
         self.farewell = None;
-        let error = self.unread.take().unwrap_or(error);
+        // Its end alone says less than why nothing could be written.
+        use io::ErrorKind::{ConnectionReset, TimedOut, UnexpectedEof};
+        let is_end = matches!(error.kind(), ConnectionReset | TimedOut | UnexpectedEof);
+        let error = self.unread.take().filter(|_| is_end).unwrap_or(error);
         self.ending.get_or_insert(Ending::Lost(error));
     }
 

@@ -61,14 +61,17 @@ const READ_BYTES: usize = 16 << 10;
 const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 const WRITE_RATE_MIN: usize = 4 << 10;
 
-/// How long to wait for what a client still sends after it was refused: it may write all before it reads, and would never see the answer.
+/// How long to wait for more of what a client still sends after it was refused: it may write all before it reads, and would never see the
+/// answer.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How much of what is there already is taken in for it, in bytes, however late it is looked at: many times what a request may have.
-const DRAIN_MAX: usize = 32 << 20;
-
-/// How long such a client may pause where only our end tells it the end of the answer.
+/// The same where only our end tells it the end of the answer.
 const DRAIN_LULL: Duration = Duration::from_millis(50);
+
+/// How long to go on with that, on a socket and elsewhere, and how much to take in at most, in bytes: many times what a request may have.
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+const DRAIN_TIME_LINE: Duration = Duration::from_secs(1);
+const DRAIN_MAX: usize = 32 << 20;
 
 /// Bytes of one read of it.
 const DRAIN_BYTES: usize = 16 << 10;
@@ -337,7 +340,8 @@ fn send(stream: &Stream, mut bytes: &[u8], stop: BorrowedFd) -> io::Result<()> {
 fn drain(stream: &Stream, stop: BorrowedFd) -> io::Result<()> {
     let is_socket = fd::shutdown_write(stream.output()).is_ok();
     let mut buffer = [0; DRAIN_BYTES];
-    let end = Instant::now() + DRAIN_PATIENCE;
+    let (pause, time) = if is_socket { (DRAIN_PATIENCE, DRAIN_TIME) } else { (DRAIN_LULL, DRAIN_TIME_LINE) };
+    let end = Instant::now() + time;
     let mut drained = 0;
     while drained < DRAIN_MAX {
         match fd::read(stream.input(), &mut buffer) {
@@ -349,8 +353,7 @@ fn drain(stream: &Stream, stop: BorrowedFd) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
         }
-        let deadline = if is_socket { end } else { Instant::now() + DRAIN_LULL };
-        match wait(stream.input(), fd::READ, stop, deadline)? {
+        match wait(stream.input(), fd::READ, stop, end.min(Instant::now() + pause))? {
             Woken::Ready => {}
             Woken::TimeOver | Woken::Stopped => break,
         }

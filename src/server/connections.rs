@@ -6,7 +6,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::engine::{Ended, PROGRAMS_MAX};
-use crate::exec::{END_PATIENCE, HANG_UP_GRACE};
 use crate::proto::settings::Settings;
 use crate::proto::{self, Circumstances, Opening, PROTOCOLS, Protocol};
 use crate::server::arrivals::{Arrival, SILENT_MAX};
@@ -126,9 +125,9 @@ pub fn report(ended: io::Result<Ended>) {
     }
 }
 
-/// Waits until the connections, which see the stop themselves, have ended their programs.
-pub fn wait_for_connections(shared: &Shared) {
-    let patience = HANG_UP_GRACE + END_PATIENCE;
+/// Waits until the connections, which see the stop themselves, have ended their programs, but not for longer.
+pub fn wait_for_connections(shared: &Shared, deadline: Instant) {
+    let patience = deadline.saturating_duration_since(Instant::now());
     let mut connections = shared.connections();
     connections.are_awaited = true;
     let _ = shared.fewer.wait_timeout_while(connections, patience, |connections| connections.count > 0);

@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
-use crate::exec::parting;
+use crate::exec::{end_deadline, parting};
 use crate::notify;
 #[cfg(feature = "clear")]
 use crate::proto::hyper;
@@ -186,9 +186,10 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     let before = [stream.input(), stream.output()];
     let before = before.map(|fd| fd.try_clone_to_owned().ok().zip(fd::is_nonblocking(fd).ok()));
     let ended = proto::serve(stream, &[], &shared.circumstances(pinned, Opening::Peer, Instant::now()));
+    let deadline = end_deadline();
     #[cfg(feature = "clear")]
-    shared.settings.clear.keepers.finish();
-    parting::wait();
+    shared.settings.clear.keepers.finish(deadline);
+    parting::wait(deadline);
     for (fd, nonblocking) in before.iter().flatten() {
         let _ = fd::set_nonblocking(fd.as_fd(), *nonblocking);
     }
@@ -250,10 +251,11 @@ impl Service {
         let stores = std::mem::take(&mut self.stores);
         let Service { shared, listeners, arrivals, .. } = self;
         drop((listeners, arrivals));
-        connections::wait_for_connections(&shared);
+        let deadline = end_deadline();
+        connections::wait_for_connections(&shared, deadline);
         #[cfg(feature = "clear")]
-        shared.settings.clear.keepers.finish();
-        parting::wait();
+        shared.settings.clear.keepers.finish(deadline);
+        parting::wait(deadline);
         #[cfg(feature = "openstack")]
         stores.into_iter().for_each(|store| drop(store.join()));
         Ok(())

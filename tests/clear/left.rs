@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use lodger::proto::clear::frame::PAYLOAD_MAX;
+
 use crate::client::{
     CONNECT, Client, DISCONNECT, HYPER, SIGNAL, UNREGISTER, exec_command, exited, frame, over, running, success,
 };
@@ -317,6 +319,23 @@ fn input_that_was_sent_before_the_client_went_reaches_its_process() {
     shim.ends();
     go("leaves");
     wait_until("it has counted", || count() == format!("{}\n", 100 * 8192));
+}
+
+#[test]
+fn a_leave_behind_the_longest_frame_counts_and_all_its_bytes_do() {
+    let agent = Agent::start();
+    let folder = crate::support::Folder::new();
+    let (file, go) = (folder.path("count"), folder.path("go"));
+    let script = format!("until [ -e {} ]; do sleep 0.05; done; wc -c > {}", go.display(), file.display());
+    let (_runtime, mut shim, token) = running(&agent, "vm", &script);
+    shim.write(&frame(2, 0, &[b'x'; 8192]).repeat(25));
+    shim.write(&frame(2, 0, &vec![b'x'; PAYLOAD_MAX]));
+    shim.send(0, DISCONNECT, "");
+    drop(shim);
+    std::fs::write(go, "").expect("a file");
+    let count = || std::fs::read_to_string(&file).unwrap_or_default();
+    wait_until("it has counted", || count() == format!("{}\n", 25 * 8192 + PAYLOAD_MAX));
+    over(&agent).refused(CONNECT, json!({"token": token}), &format!("token already claimed: {token}"));
 }
 
 #[test]

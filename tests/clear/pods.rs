@@ -1,6 +1,7 @@
 //! What commands do to containers and to the whole pod.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,9 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::client::{
-    COMMAND, CONNECT, Client, DISCONNECT, HYPER, SIGNAL, exec_command, exited, failure, frame, over, running, success,
+    COMMAND, CONNECT, Client, DISCONNECT, HYPER, NOTIFICATION, SIGNAL, exec_command, exited, failure, frame, over,
+    running, success,
 };
-use crate::support::{Agent, wait_until};
+use crate::support::{Agent, pause, wait_until};
 
 const SAYS_WHEN_SIGNALLED: &str = "exec 2>/dev/null; trap 'echo parent' USR1; \
     sh -c 'trap \"echo child\" USR1; echo ready; while :; do sleep 0.05; done' & while :; do sleep 0.05; done";
@@ -346,6 +348,32 @@ fn nobody_keeps_the_machine_by_reading_nothing() {
     runtime.exec(&token, &format!("head -c 600000 /dev/zero; : > {}; exec sleep 1000", written.display()));
     wait_until("the output is written", || written.exists());
     asking.send(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string());
+    wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
+}
+
+#[test]
+fn whoever_reads_slowly_is_told_all_before_the_machine_ends() {
+    let Some(mut agent) = agent_of_a_pod() else {
+        return eprintln!(
+            "skipped whoever_reads_slowly_is_told_all_before_the_machine_ends: needs root and namespaces"
+        );
+    };
+    let mut asking = over(&agent);
+    let token = asking.register("vm", 1).remove(0);
+    asking.connect(&token);
+    let written = agent.folder.path("written");
+    let script = format!("head -c 600000 /dev/zero; : > {}; exec sleep 1000", written.display());
+    asking.send(COMMAND, HYPER, exec_command(&token, &script).to_string());
+    wait_until("the output is written", || written.exists());
+    asking.send(COMMAND, HYPER, json!({"hyperName": "destroypod"}).to_string());
+    // For longer than one may take nothing.
+    let (mut said, mut piece) = (Vec::new(), vec![0; 32 << 10]);
+    while let Ok(count @ 1..) = asking.socket.read(&mut piece) {
+        said.extend_from_slice(&piece[..count]);
+        pause(Duration::from_millis(700));
+    }
+    let end = [frame(NOTIFICATION, 0, &[143]), frame(1, HYPER, b"")].concat();
+    assert!(said.len() > 600_000 && said.ends_with(&end), "{} bytes", said.len());
     wait_until("the machine has ended", || agent.child.try_wait().expect("our child").is_some());
 }
 

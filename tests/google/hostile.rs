@@ -1,5 +1,7 @@
 //! What no honest client sends: each gets its documented answer, and the agent serves the others meanwhile.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -71,6 +73,34 @@ fn floods_are_refused_and_told_so_behind_their_last_byte() {
     for (request, response) in rows {
         beside_a_good_client(&agent, || assert_bytes(&agent.connect().ask(request), response, &Shown(request)));
     }
+}
+
+#[test]
+fn a_flood_without_end_is_not_taken_in_for_ever() {
+    let agent = PinnedAgent::start();
+    // As much as is taken in, nearly, and far more.
+    let most = vec![b'{'; 30 << 20];
+    assert_bytes(&agent.connect().ask(&most), BAD_JSON, &"30 MiB");
+    let mut client = agent.connect();
+    let written = client.write(&most).and_then(|()| client.write(&most));
+    assert!(written.is_err(), "60 MiB were taken");
+    assert_bytes(&agent.connect().ask(PING), PONG, &"a good client");
+}
+
+#[test]
+fn a_trickle_on_a_pipe_ends_with_the_time_for_it() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lodger"));
+    command.args(["serve", "--listen", "stdio:,proto=google"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::null()).spawn().expect("lodger");
+    let mut stdin = child.stdin.take().expect("a pipe");
+    stdin.write_all(b"x}").expect("it reads");
+    let start = Instant::now();
+    // Until nobody reads any more.
+    while stdin.write_all(b"x").is_ok() {
+        assert!(start.elapsed() < PATIENCE, "it is read for ever");
+        std::thread::sleep(Duration::from_millis(30));
+    }
+    assert!(child.wait().is_ok());
 }
 
 #[test]

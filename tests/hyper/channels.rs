@@ -1,13 +1,16 @@
 //! Two channels that find each other: who may be there, and what the end of one means.
 
 use std::io::Read;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lodger::sys::fd;
 use serde_json::json;
 
 use crate::rig::{ACK, Agent, Ctl, ERROR, Tty, program};
-use crate::support::{children, lives, wait_until};
+use crate::support::{children, lives, pause, wait_until};
 
 /// The process number that a program has said.
 fn pid(tty: &mut Tty, sequence: u64) -> u32 {
@@ -42,6 +45,28 @@ fn the_end_of_tty_is_a_hang_up_and_the_end_of_ctl_is_none() {
     let mut tty = agent.tty();
     ctl.shell(5, "echo again");
     assert_eq!((tty.finish(5), tty.text(5).as_str()), (0, "again\n"));
+}
+
+#[test]
+fn the_next_tty_channel_waits_for_one_that_has_ended_and_is_still_read() {
+    let agent = Agent::start();
+    let (mut ctl, mut tty) = agent.both();
+    ctl.shell(3, "head -c 1000000 /dev/zero; sleep 60");
+    // Its output is stuck: some of it waits for a host that sends no more.
+    wait_until("something has come", || {
+        let ready = fd::wait_for(tty.socket.as_fd(), fd::READ, Some(Duration::ZERO));
+        ready.is_ok_and(|ready| ready.readable)
+    });
+    pause(Duration::from_millis(300));
+    tty.socket.shutdown(Shutdown::Write).expect("a shutdown");
+    let mut next = agent.tty();
+    // Longer than one waits whose predecessor is still there.
+    pause(Duration::from_millis(2500));
+    let mut rest = Vec::new();
+    tty.socket.read_to_end(&mut rest).expect("what waited");
+    assert!(rest.len() > 100_000, "{} bytes", rest.len());
+    ctl.shell(5, "echo again");
+    assert_eq!((next.finish(5), next.text(5).as_str()), (0, "again\n"));
 }
 
 #[test]

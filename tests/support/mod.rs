@@ -132,12 +132,14 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until a process has used next to no processor time for a while. One that spins is never at rest.
+/// Waits until a process has used next to no processor time three times in a row. One that spins is never at rest.
 pub fn wait_until_at_rest(pid: u32) {
+    let mut quiet = 0;
     wait_until("it comes to rest", || {
         let before = cpu_ticks(pid);
         pause(Duration::from_millis(300));
-        cpu_ticks(pid) <= before + 2
+        quiet = if cpu_ticks(pid) <= before + 2 { quiet + 1 } else { 0 };
+        quiet == 3
     });
 }
 

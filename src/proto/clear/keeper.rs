@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::engine::running::Running;
-use crate::exec::{BLIND_POLL, END_PATIENCE, HANG_UP_GRACE};
+use crate::exec::BLIND_POLL;
 use crate::proto::bell::Bell;
 use crate::proto::clear::PROCESSES_MAX;
 use crate::proto::clear::held::Held;
@@ -127,12 +127,12 @@ impl Keepers {
         Closed(Arc::clone(self))
     }
 
-    /// Ends all processes that have no shim, and waits until they have ended, but not for long.
-    pub fn finish(&self) {
+    /// Ends all processes that have no shim, and waits until they have ended, but not for longer.
+    pub fn finish(&self, deadline: Instant) {
         if let Ok(over) = &self.over {
             over.ring();
         }
-        let patience = HANG_UP_GRACE + END_PATIENCE;
+        let patience = deadline.saturating_duration_since(Instant::now());
         let _ = self.fewer.wait_timeout_while(lock(&self.threads), patience, |threads| *threads > 0);
     }
 

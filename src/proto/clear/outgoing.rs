@@ -95,8 +95,9 @@ impl Outgoing {
         }
     }
 
-    /// Writes as much as fits. Errors of write(2); `WouldBlock` is none.
-    pub fn write_to(&mut self, fd: BorrowedFd) -> io::Result<()> {
+    /// Writes as much as fits; how many bytes that were. Errors of write(2); `WouldBlock` is none.
+    pub fn write_to(&mut self, fd: BorrowedFd) -> io::Result<usize> {
+        let mut total = 0;
         while !self.frames.is_empty() {
             let mut parts = Vec::with_capacity(fd::VECTORS_MAX);
             for frame in self.frames.iter().take(fd::VECTORS_MAX / 2) {
@@ -104,12 +105,15 @@ impl Outgoing {
                 parts.push(IoSlice::new(&frame.payload[frame.written.saturating_sub(HEADER_BYTES)..]));
             }
             match fd::write_vectored(fd, &parts) {
-                Ok(count) => self.written(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Ok(count) => {
+                    self.written(count);
+                    total += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),
             }
         }
-        Ok(())
+        Ok(total)
     }
 
     fn written(&mut self, mut count: usize) {

@@ -11,7 +11,7 @@ use crate::sys::fd::{self, PollSet};
 /// How long a client that has ended its direction may leave our last answers unread.
 const LINGER: Duration = Duration::from_secs(10);
 
-/// What is still taken of a client that has gone, in bytes: the kernel holds 208 KiB of a unix socket's and 256 KiB of a vsock's, unless
+/// What is still read of a client that has gone, in bytes: the kernel holds 208 KiB of a unix socket's and 256 KiB of a vsock's, unless
 /// somebody has raised that.
 const LAST_MAX: usize = 1 << 20;
 
@@ -20,13 +20,12 @@ impl Connection<'_> {
     /// waits for them for too long.
     pub fn flush(&mut self) -> io::Result<()> {
         let mut set = PollSet::default();
-        let deadline = self.afterwards.as_ref().map(|after| after.deadline);
         while !self.outgoing.is_empty() && !self.is_replaced() {
             set.clear();
             set.watch(self.circumstances.stop, fd::READ);
             set.watch(self.stream.output(), fd::WRITE);
             let bell = self.bell.as_ref().map(|bell| set.watch(bell.watch(), fd::READ));
-            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = self.afterwards.as_ref().map(|after| after.deadline.saturating_duration_since(Instant::now()));
             set.wait(left.into_iter().chain([LINGER]).min())?;
             self.stopped = set.ready(0).readable;
             if bell.is_some_and(|bell| set.ready(bell).readable) {
@@ -40,13 +39,14 @@ impl Connection<'_> {
     }
 
     /// Takes what the client had sent before it went, while there was no room for its input or for our answers: the input, and that it takes its
-    /// leave. It is what the kernel has of a connection whose other end is closed; one that only reads no more may go on and on.
+    /// leave. It is what has been read already, and what the kernel has of a connection whose other end is closed; one that only reads no more
+    /// may go on and on.
     fn take_last_frames(&mut self) {
         if self.broken.is_some() || self.stopped {
             return;
         }
         let mut taken = 0;
-        while let Some(shim) = self.shim.as_mut().filter(|_| taken < LAST_MAX) {
+        while let Some(shim) = &mut self.shim {
             match frame::decode(self.inbox.bytes()) {
                 Ok(Decoded::Frame(header)) => {
                     let end = header.payload_start + header.payload_bytes;
@@ -61,13 +61,14 @@ impl Connection<'_> {
                         _ => {}
                     }
                     self.inbox.consume(end);
-                    taken += end;
                 }
-                Ok(Decoded::Incomplete { expected }) => match self.inbox.fill(self.stream.input(), expected) {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {}
-                },
-                Err(_) => return,
+                Ok(Decoded::Incomplete { expected }) if taken < LAST_MAX => {
+                    match self.inbox.fill(self.stream.input(), expected) {
+                        Ok(0) | Err(_) => return,
+                        Ok(count) => taken += count,
+                    }
+                }
+                Ok(Decoded::Incomplete { .. }) | Err(_) => return,
             }
         }
     }

@@ -26,8 +26,10 @@ use crate::sys::process;
 /// What the frames that wait for the client may cost in bytes before nothing more is produced for it.
 const OUTGOING_HIGH: usize = 1 << 20;
 
-/// How long the client may leave answers unread that the end of the machine waits for: nobody shall keep it by reading nothing.
+/// How long the client may take none of the answers that the end of the machine waits for, and how fast it must take all of them, in bytes a
+/// second (a third of what a line of 115,200 baud carries): nobody shall keep it by reading nothing.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
+const LAST_RATE: u64 = 4 << 10;
 
 /// How the wait for another connection ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -48,6 +50,8 @@ struct Pending {
 struct Afterwards {
     work: Box<dyn FnOnce() + Send>,
     deadline: Instant,
+    /// The deadline of whoever takes a little again and again.
+    latest: Instant,
 }
 
 pub struct Connection<'a> {
@@ -168,7 +172,9 @@ impl<'a> Connection<'a> {
 
     /// Does something once the answers are on their way, or nobody has taken them in time.
     pub fn do_afterwards(&mut self, work: Box<dyn FnOnce() + Send>) {
-        self.afterwards = Some(Afterwards { work, deadline: Instant::now() + LAST_ANSWER });
+        let deadline = Instant::now() + LAST_ANSWER;
+        let latest = deadline + Duration::from_secs(self.outgoing.cost() as u64 / LAST_RATE);
+        self.afterwards = Some(Afterwards { work, deadline, latest });
     }
 
     /// Ends the connection once what waits is written.
@@ -205,7 +211,10 @@ impl<'a> Connection<'a> {
 
     /// Writes what the client takes.
     pub fn write(&mut self) -> io::Result<()> {
-        self.outgoing.write_to(self.stream.output())?;
+        let count = self.outgoing.write_to(self.stream.output())?;
+        if let Some(after) = self.afterwards.as_mut().filter(|_| count > 0) {
+            after.deadline = (Instant::now() + LAST_ANSWER).min(after.latest);
+        }
         if self.outgoing.is_empty() {
             self.shim.iter_mut().for_each(Shim::tell);
         }
