@@ -35,15 +35,6 @@ pub const EXTRA_MAX: usize = 64;
 /// How long a program may take to end after SIGHUP before it gets SIGKILL: long enough to write a file, short enough for a test run.
 pub const HANG_UP_GRACE: Duration = Duration::from_secs(2);
 
-/// How long the agent's own end waits for programs beyond the grace. They are gone by then but on a machine that stands still, where they would
-/// outlive the agent. (As process 1 ours ends what is left after 5 s.)
-const END_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Until when an agent that ends now waits for its programs, in all that it waits for.
-pub fn end_deadline() -> Instant {
-    Instant::now() + HANG_UP_GRACE + END_PATIENCE
-}
-
 /// How long a stream may stay silent after the program has ended before its output counts as complete. A daemonised grandchild may hold
 /// the stream for ever; a pipeline's last words come within microseconds.
 pub const QUIET: Duration = Duration::from_millis(200);

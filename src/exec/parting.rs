@@ -2,12 +2,16 @@
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::exec::{Session, hang_up};
+use crate::exec::{HANG_UP_GRACE, Session, hang_up};
 
 /// Bytes of stack of a thread that only waits for programs to end.
 const STACK: usize = 64 << 10;
+
+/// How long the agent's own end waits for programs beyond the grace. They are gone by then but on a machine that stands still, where they would
+/// outlive the agent. (As process 1 ours ends what is left after 5 s.)
+const END_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Threads that have not seen the end of their programs.
 static PARTING: Mutex<usize> = Mutex::new(0);
@@ -41,6 +45,11 @@ pub fn hang_up_meanwhile(sessions: Vec<Session>) {
     };
     // Without a thread to be had, the sessions are dropped with the closure: SIGKILL at once.
     let _ = thread::Builder::new().stack_size(STACK).spawn(run);
+}
+
+/// Until when an agent that ends now waits for its programs, in all that it waits for.
+pub fn end_deadline() -> Instant {
+    Instant::now() + HANG_UP_GRACE + END_PATIENCE
 }
 
 /// Waits until all of them have ended, but not for longer.

@@ -16,7 +16,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
-use crate::exec::{end_deadline, parting};
+use crate::exec::parting;
 use crate::notify;
 #[cfg(feature = "clear")]
 use crate::proto::hyper;
@@ -186,7 +186,7 @@ fn serve_stdio(shared: &Arc<Shared>, pinned: Option<&'static Protocol>) -> Resul
     let before = [stream.input(), stream.output()];
     let before = before.map(|fd| fd.try_clone_to_owned().ok().zip(fd::is_nonblocking(fd).ok()));
     let ended = proto::serve(stream, &[], &shared.circumstances(pinned, Opening::Peer, Instant::now()));
-    let deadline = end_deadline();
+    let deadline = parting::end_deadline();
     #[cfg(feature = "clear")]
     shared.settings.clear.keepers.finish(deadline);
     parting::wait(deadline);
@@ -251,7 +251,7 @@ impl Service {
         let stores = std::mem::take(&mut self.stores);
         let Service { shared, listeners, arrivals, .. } = self;
         drop((listeners, arrivals));
-        let deadline = end_deadline();
+        let deadline = parting::end_deadline();
         connections::wait_for_connections(&shared, deadline);
         #[cfg(feature = "clear")]
         shared.settings.clear.keepers.finish(deadline);

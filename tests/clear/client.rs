@@ -233,7 +233,7 @@ pub struct Inside {
 impl Drop for Inside {
     fn drop(&mut self) {
         fd::write(self.stop.1.as_fd(), b"!").expect("room");
-        self.settings.clear.keepers.finish(lodger::exec::end_deadline());
+        self.settings.clear.keepers.finish(lodger::exec::parting::end_deadline());
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use data_encoding::BASE64URL;
 
-use crate::exec::end_deadline;
+use crate::exec::parting;
 use crate::proto::clear::keeper::Keepers;
 use crate::proto::clear::session::Session;
 use crate::proto::clear::{
@@ -82,7 +82,7 @@ impl Default for Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        self.keepers.finish(end_deadline());
+        self.keepers.finish(parting::end_deadline());
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the two channels of an agent share: who is there, and the programs that run.
 
+mod reach;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,9 +14,6 @@ use crate::proto::bell::Bell;
 use crate::proto::hyper::process::Process;
 use crate::stream::Stream;
 use crate::sys::fd;
-use crate::sys::process::signal_group;
-use crate::sys::signal;
-use crate::sys::tty::{self, Window};
 
 /// How long a channel waits for the end of the one before it, which its host may have closed before we see it.
 const SEAT_PATIENCE: Duration = Duration::from_secs(1);
@@ -229,15 +228,6 @@ impl Pair {
         state.programs.is_empty() && !state.owes_end
     }
 
-    /// Sends SIGKILL to the programs whose process number this is true for, and not to their groups.
-    pub fn kill_where(&self, is_meant: impl Fn(i32) -> bool) {
-        let state = self.state();
-        let pids = state.programs.iter().filter_map(|program| program.process.as_ref()).map(|found| found.pid);
-        for pid in pids.filter(|pid| is_meant(*pid)) {
-            let _ = signal::send(pid, signal::SIGKILL);
-        }
-    }
-
     /// What was reserved is free again.
     fn forget(&self, stdio: u64) {
         self.state().programs.retain(|program| program.key.stdio != stdio);
@@ -292,43 +282,6 @@ impl Pair {
     pub fn has_container(&self, id: &str) -> bool {
         self.state().containers.iter().any(|other| other == id)
     }
-
-    /// Tells a program's terminal its size. One that is not there, or has no terminal, is passed over.
-    pub fn resize(&self, target: &Target, window: Window) -> io::Result<()> {
-        let state = self.state();
-        let found = state.programs.iter().filter(|program| program.is_meant(target));
-        let mut terminals = found.filter_map(|program| program.process.as_ref()?.terminal.as_ref());
-        terminals.try_for_each(|terminal| tty::set_window(terminal.as_fd(), window))
-    }
-
-    /// Sends a signal to the process groups of programs, also behind one that refuses it.
-    ///
-    /// # Errors
-    /// `NotFound` when there is none; of kill(2), the first one.
-    pub fn signal(&self, target: &Target, signal: i32) -> io::Result<()> {
-        self.signal_by(target, |pid| signal_group(pid, signal))
-    }
-
-    /// The same for programs without their groups.
-    pub fn signal_programs(&self, target: &Target, signal: i32) -> io::Result<()> {
-        self.signal_by(target, |pid| signal::send(pid, signal))
-    }
-
-    fn signal_by(&self, target: &Target, send: impl Fn(i32) -> io::Result<()>) -> io::Result<()> {
-        // Locked meanwhile, so that nobody buries them and their numbers are their own.
-        let state = self.state();
-        let found = state.programs.iter().filter(|program| program.is_meant(target));
-        let sent = found.filter_map(|program| program.process.as_ref()).map(|found| send(found.pid));
-        // Each is sent before the next result is looked at.
-        sent.reduce(|first, next| first.and(next)).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
-    }
-
-    /// The numbers of the processes of programs, which are those of their sessions.
-    pub fn pids(&self, target: &Target) -> Vec<i32> {
-        let state = self.state();
-        let found = state.programs.iter().filter(|program| program.is_meant(target));
-        found.filter_map(|program| program.process.as_ref()).map(|found| found.pid).collect()
-    }
 }
 
 pub fn no_container(id: &str) -> String {
@@ -376,18 +329,6 @@ impl Place {
     }
 }
 
-impl Program {
-    fn is_meant(&self, target: &Target) -> bool {
-        match *target {
-            Target::Sequence(number) => self.key.stdio == number,
-            Target::Named { container, id } => self.key.container == container && self.key.id == id,
-            Target::FirstOf { container } => self.key.container == container && self.role == Role::First,
-            Target::AllOf { container } => self.key.container == container,
-            Target::All => true,
-        }
-    }
-}
-
 impl Seat {
     /// Gives the place to the next one, for whom the programs of this one are no more. Gives them, and those whose streams nobody will
     /// ever read. Behind the last channel no name and no number is taken.
@@ -428,7 +369,7 @@ mod tests {
         assert_eq!(pair.reserve(key("b", 9), Role::Further, 4), taken(4));
         assert_eq!(pair.reserve(key("a", 9), Role::Further, 10), Err("process a is running already".to_owned()));
         assert_eq!(pair.remove_container("c"), Err("container c is running".to_owned()));
-        assert_eq!(pair.resize(&Target::Sequence(3), Window::default()).ok(), Some(()));
+        assert_eq!(pair.resize(&Target::Sequence(3), crate::sys::tty::Window::default()).ok(), Some(()));
         for target in [Target::FirstOf { container: "c" }, Target::AllOf { container: "c" }] {
             let error = pair.signal(&target, 9).expect_err("it is no process yet");
             assert_eq!(error.kind(), io::ErrorKind::NotFound, "{target:?}");

@@ -13,16 +13,18 @@
 //! over the other channel.)
 //! A host that reads nothing holds up the output of programs, also the end of it, and so theirs: there are no more than may run.
 
+mod program;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::engine::Ended;
-use crate::engine::running::Written;
 use crate::exec;
 use crate::proto::Circumstances;
 use crate::proto::hyper::pair::{Channel, Pair, Seat, Streams};
+use crate::proto::hyper::tty::program::Program;
 use crate::stream::Stream;
 use crate::stream::inbox::Inbox;
 use crate::stream::outbox::Outbox;
@@ -93,12 +95,6 @@ enum Source {
     End(usize),
     Output(usize, usize),
     Input(usize, usize),
-}
-
-struct Program {
-    streams: Streams,
-    /// Since when the channel waits for it, and it has read nothing of its input.
-    full_since: Option<Instant>,
 }
 
 struct Tty<'a> {
@@ -350,53 +346,6 @@ impl<'a> Tty<'a> {
                 flow.rd = None;
             }
         }
-    }
-}
-
-impl Program {
-    /// Bytes of input that it has not read.
-    fn queued(&self) -> usize {
-        self.streams.running.flows.iter().map(|flow| flow.queued()).sum()
-    }
-
-    fn has_input(&self) -> bool {
-        self.streams.running.flows.iter().any(|flow| flow.wr.is_some())
-    }
-
-    /// Takes input; none is its end.
-    fn take(&mut self, data: &[u8]) {
-        let is_on_terminal = self.streams.is_on_terminal;
-        let Some(flow) = self.streams.running.flow(0) else { return };
-        match data {
-            [] if is_on_terminal => return,
-            [] => flow.end(),
-            data => flow.take(data),
-        };
-    }
-
-    fn write_input(&mut self, index: usize, is_closed: bool) {
-        let flow = &mut self.streams.running.flows[index];
-        let before = flow.queued();
-        let written = if is_closed { flow.closed_by_program() } else { flow.flush() };
-        if written != Written::Open || flow.queued() < before {
-            self.full_since = None;
-        }
-    }
-
-    /// Notes since when its input holds up the channel; without `now` nothing does.
-    fn look_at_queue(&mut self, now: Option<Instant>) {
-        self.full_since = now.filter(|_| self.queued() > 0).map(|now| self.full_since.unwrap_or(now));
-    }
-
-    fn is_stuck(&self, now: Instant) -> bool {
-        self.full_since.is_some_and(|since| now >= since + STUCK_PATIENCE)
-    }
-
-    fn end_input(&mut self) {
-        for flow in &mut self.streams.running.flows {
-            flow.closed_by_program();
-        }
-        self.full_since = None;
     }
 }
 
