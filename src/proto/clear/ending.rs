@@ -26,11 +26,15 @@ pub fn end_programs(connection: &mut Connection) {
         }
         // What can be waited for without a descriptor is nothing but the time.
         let bell = connection.bell().inspect_err(|why| log::warn!("destroypod: {why}")).ok();
+        let mut launching = Vec::new();
         for session in &sessions {
             bell.iter().for_each(|bell| session.tell_end_to(bell));
-            let is_asked = asked.iter().any(|other| Arc::ptr_eq(other, session));
+            if session.is_launching() {
+                launching.push(session);
+                continue;
+            }
             // Nobody is asked twice: some take the second time for a sign of impatience.
-            if session.is_launching() || is_asked {
+            if asked.iter().any(|other| Arc::ptr_eq(other, session)) {
                 continue;
             }
             // An error says that it has ended by itself, or is out of reach: then it is waited for.
@@ -39,20 +43,15 @@ pub fn end_programs(connection: &mut Connection) {
             session.kill_where(ignores_term);
             asked.push(Arc::clone(session));
         }
-        let (launching, started): (Vec<_>, Vec<_>) =
-            sessions.iter().cloned().partition(|session| !asked.iter().any(|other| Arc::ptr_eq(other, session)));
+        let are_told = || sessions.iter().all(|session| session.is_told());
         // Those that can be reached now are asked before the others are waited for.
-        let is_next = || {
-            let is_reached = launching.iter().any(|session| !session.is_launching());
-            is_reached || launching.is_empty() && started.iter().all(|session| session.is_told())
-        };
+        let is_next = || launching.iter().any(|session| !session.is_launching()) || are_told();
         match wait(connection, bell.as_deref(), is_next, deadline) {
             Waited::Over => {}
             Waited::AgentEnds => return,
             Waited::TooLong => {
                 sessions.iter().for_each(|session| drop(session.signal_group(SIGKILL)));
-                let is_over = || sessions.iter().all(|session| session.is_told());
-                wait(connection, bell.as_deref(), is_over, Instant::now() + LAST_WORDS);
+                wait(connection, bell.as_deref(), are_told, Instant::now() + LAST_WORDS);
                 return;
             }
         }

@@ -241,9 +241,10 @@ impl Session {
 
     /// Rings this bell whenever it may have come nearer to that, or can be reached.
     pub fn tell_end_to(&self, bell: &Arc<Bell>) {
-        let mut state = self.state();
-        state.ending.retain(|other| other.strong_count() > 0);
-        state.ending.push(Arc::downgrade(bell));
+        let (mut state, bell) = (self.state(), Arc::downgrade(bell));
+        // Once is enough, however often it is asked.
+        state.ending.retain(|other| other.strong_count() > 0 && !other.ptr_eq(&bell));
+        state.ending.push(bell);
     }
 
     /// Reserves it for a command that starts a process. False: it has had one, or is about to. The bell is rung when a shim comes.
